@@ -1,0 +1,68 @@
+"""Every error that a person or a program outside can cause, each with a stable code.
+
+The core raises these; `sentinelle.problems` turns a code into an HTTP status, commands print the
+message. Nothing here knows about HTTP.
+"""
+
+from collections.abc import Iterable
+from typing import ClassVar, NamedTuple
+
+
+class FieldError(NamedTuple):
+    """One fault of an input: where it is (`transaction.amount`) and what was expected."""
+
+    field: str
+    message: str
+
+
+class SentinelleError(Exception):
+    """An error whose `detail` may be shown to the person who caused it."""
+
+    code: ClassVar[str] = "ERROR"
+
+    def __init__(self, detail: str, errors: Iterable[FieldError] = ()) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = tuple(errors)
+
+
+class InvalidRequest(SentinelleError):
+    """The body is not a request we understand; `errors` names every faulty field."""
+
+    code = "INVALID_REQUEST"
+
+
+class FutureTransaction(SentinelleError):
+    """`created_at` is further ahead of the server's clock than is allowed."""
+
+    code = "FUTURE_TRANSACTION"
+
+
+class TransactionConflict(SentinelleError):
+    """The transaction id was already used for another transaction."""
+
+    code = "TRANSACTION_CONFLICT"
+
+
+class NoModel(SentinelleError):
+    """No version is live, so there is no decision to give."""
+
+    code = "NO_MODEL"
+
+
+class InvalidRuleSet(SentinelleError):
+    """A rule set does not compile; the detail names the rule and the place."""
+
+    code = "INVALID_RULE_SET"
+
+
+class InvalidBundle(SentinelleError):
+    """A bundle is incomplete, was changed since it was written, or has an unknown protocol."""
+
+    code = "INVALID_BUNDLE"
+
+
+class InvalidDataset(SentinelleError):
+    """A data set can't be imported or trained on; the detail says what is missing."""
+
+    code = "INVALID_DATASET"
