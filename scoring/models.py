@@ -1,0 +1,98 @@
+"""What Sentinelle has seen and what it answered.
+
+`Attempt` is the history that features are computed from: narrow, so that a wallet's last thousand
+attempts are read in one short scan. `ScoreRecord` is the decision, with everything that explains
+it. `Outcome` says how a transaction ended. Times of the wallet's timeline are integer microseconds
+in UTC (see docs/features.md); everything people read is a `DateTimeField`.
+"""
+
+from django.db import models
+
+from deployments.models import ImmutableModel, ModelVersion, RuleSet
+
+
+class Attempt(ImmutableModel):
+    """One transaction as history knows it. `id` is the sequence in which it was accepted."""
+
+    id = models.BigAutoField(primary_key=True)
+    transaction_id = models.CharField(max_length=64, unique=True)
+    source_wallet_id = models.CharField(max_length=64)
+    destination_wallet_id = models.CharField(max_length=64)
+    source_time = models.BigIntegerField(help_text="Place in the source wallet's timeline, µs")
+    source_event = models.BinaryField(help_text="engine.features event with its running totals")
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["source_wallet_id", "source_time", "id"], name="attempt_source"),
+        ]
+
+    def __str__(self) -> str:
+        return self.transaction_id
+
+
+class Decision(models.TextChoices):
+    APPROVE = "APPROVE"
+    REVIEW = "REVIEW"
+    BLOCK = "BLOCK"
+
+
+class ScoreRecord(ImmutableModel):
+    """One decision: the answer that was given and everything that it came from."""
+
+    attempt = models.OneToOneField(
+        Attempt, on_delete=models.PROTECT, primary_key=True, related_name="record"
+    )
+    digest = models.BinaryField(help_text="SHA-256 of the transaction, for idempotency")
+    transaction = models.JSONField()
+    context = models.JSONField()
+    created_at = models.DateTimeField(db_index=True, help_text="When the transaction was made")
+    scored_at = models.DateTimeField(db_index=True)
+    decision = models.CharField(max_length=8, choices=Decision.choices)
+    risk_score = models.FloatField()
+    rule_score = models.FloatField()
+    supervised_score = models.FloatField(null=True)
+    unsupervised_score = models.FloatField(null=True)
+    reasons = models.JSONField(default=list)
+    rules_fired = models.JSONField(default=list, help_text="Rule ids, such as R8")
+    features = models.JSONField(help_text="Every feature's value")
+    features_sent = models.JSONField(default=list, help_text="Names of those the caller sent")
+    model_version = models.ForeignKey(ModelVersion, on_delete=models.PROTECT, related_name="+")
+    rule_set = models.ForeignKey(RuleSet, on_delete=models.PROTECT, related_name="+")
+
+    class Meta:
+        indexes = [models.Index(fields=["decision", "-attempt"], name="record_decision")]
+
+    def __str__(self) -> str:
+        return f"{self.attempt_id}: {self.decision}"
+
+
+class OutcomeStatus(models.TextChoices):
+    SUCCESS = "SUCCESS"
+    FAILED = "FAILED"
+    CANCELED = "CANCELED"
+
+
+class Outcome(ImmutableModel):
+    """How a transaction ended. Failed and cancelled ones make the wallet's failure timeline."""
+
+    id = models.BigAutoField(primary_key=True)
+    attempt = models.OneToOneField(Attempt, on_delete=models.PROTECT, related_name="outcome")
+    status = models.CharField(max_length=8, choices=OutcomeStatus.choices)
+    occurred_at = models.DateTimeField()
+    received_at = models.DateTimeField()
+    # The failure timeline of the source wallet; null for a success.
+    failure_wallet_id = models.CharField(max_length=64, null=True)
+    failure_time = models.BigIntegerField(null=True, help_text="µs, never before the previous one")
+    failure_count = models.BigIntegerField(null=True, help_text="Failures up to this one")
+
+    class Meta:
+        indexes = [
+            models.Index(
+                fields=["failure_wallet_id", "failure_time", "id"],
+                name="outcome_failures",
+                condition=models.Q(failure_wallet_id__isnull=False),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.attempt_id}: {self.status}"

@@ -1,0 +1,85 @@
+"""Strict reading of environment variables: a malformed value stops the start and says why."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlparse
+
+from django.core.exceptions import ImproperlyConfigured
+
+T = TypeVar("T")
+
+
+def _read(name: str, default: T, parse: Callable[[str], T], expected: str) -> T:
+    raw = os.environ.get(name, "").strip()
+    if not raw:
+        return default
+    try:
+        return parse(raw)
+    except ValueError:
+        raise ImproperlyConfigured(f"{name} is {raw!r}; expected {expected}.") from None
+
+
+def env_str(name: str, default: str = "") -> str:
+    """A text; blank means unset."""
+    return _read(name, default, str, "a text")
+
+
+def env_bool(name: str, default: bool) -> bool:
+    """`true` or `false` (also 1/0, yes/no, on/off)."""
+    words = {"1": True, "true": True, "yes": True, "on": True}
+    words |= {"0": False, "false": False, "no": False, "off": False}
+
+    def parse(raw: str) -> bool:
+        if raw.lower() not in words:
+            raise ValueError
+        return words[raw.lower()]
+
+    return _read(name, default, parse, "true or false")
+
+
+def env_int(name: str, default: int, least: int, most: int) -> int:
+    """A whole number from `least` to `most`."""
+
+    def parse(raw: str) -> int:
+        value = int(raw)
+        if not least <= value <= most:
+            raise ValueError
+        return value
+
+    return _read(name, default, parse, f"a whole number from {least} to {most}")
+
+
+def env_list(name: str, default: list[str]) -> list[str]:
+    """Words separated by commas."""
+    return _read(
+        name,
+        default,
+        lambda raw: [word.strip() for word in raw.split(",") if word.strip()],
+        "words separated by commas",
+    )
+
+
+def env_choice(name: str, default: str, choices: list[str]) -> str:
+    """One of `choices`."""
+
+    def parse(raw: str) -> str:
+        if raw not in choices:
+            raise ValueError
+        return raw
+
+    return _read(name, default, parse, "one of " + ", ".join(choices))
+
+
+def env_path(name: str, default: Path) -> Path:
+    """A folder, made absolute."""
+    return _read(name, default, lambda raw: Path(raw).expanduser().resolve(), "a path")
+
+
+def env_url(name: str, default: str, schemes: list[str]) -> str:
+    """A URL with one of `schemes`. The message never repeats the value: it may hold a password."""
+    raw = env_str(name, default)
+    if raw and urlparse(raw).scheme not in schemes:
+        raise ImproperlyConfigured(f"{name} must be a URL that starts with {schemes}.")
+    return raw

@@ -1,0 +1,190 @@
+"""Settings, all from the environment. The defaults suit one machine with nothing else installed.
+
+Every variable is described in docs/operations.md and `.env.example`.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import dj_database_url
+from django.core.exceptions import ImproperlyConfigured
+
+from sentinelle.env import env_bool, env_choice, env_int, env_list, env_path, env_str, env_url
+from sentinelle.home import Home
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+HOME = Home(env_path("SENTINELLE_HOME", BASE_DIR / "var"))
+DEMO = HOME.is_demo
+
+SECRET_KEY = env_str("SECRET_KEY") or HOME.secret_key
+if not SECRET_KEY:
+    raise ImproperlyConfigured(
+        "SECRET_KEY is not set. Set it to 50 random characters, or start with `make run`, "
+        "which makes a home with a key of its own."
+    )
+# Behind TLS unless this is a home on one machine, which speaks HTTP on loopback.
+HTTPS = env_bool("HTTPS", not HOME.exists)
+DEBUG = False
+
+HOST = env_str("HOST", "127.0.0.1")
+PORT = env_int("PORT", 8000, 1, 65535)
+ALLOWED_HOSTS = env_list("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
+CSRF_TRUSTED_ORIGINS = env_list("CSRF_TRUSTED_ORIGINS", [])
+
+# --- What Sentinelle is about --------------------------------------------------------------
+MODEL_NAME = "fraud"
+MODEL_VERSION = env_str("MODEL_VERSION", "latest").removeprefix("v")
+if MODEL_VERSION != "latest" and not re.fullmatch(r"\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?", MODEL_VERSION):
+    raise ImproperlyConfigured(
+        f"MODEL_VERSION is {MODEL_VERSION!r}; expected “latest” or a version such as 1.0.0."
+    )
+BUCKET_NAME = env_str("BUCKET_NAME")
+_STORE = f"gs://{BUCKET_NAME}" if BUCKET_NAME else ""
+ARTIFACTS_DIR = env_str("ARTIFACTS_DIR", f"{_STORE}/artifacts" if _STORE else str(HOME.artifacts))
+DATA_DIR = env_str("DATA_DIR", str(HOME.data))
+RUNS_DIR = env_str("RUNS_DIR", f"{_STORE}/runs" if _STORE else str(HOME.runs))
+# How far ahead of this server's clock a transaction may be dated (docs/api.md).
+MAX_CLOCK_AHEAD_SECONDS = 300
+# How old what a server believes about the champion and about keys may be.
+LIVE_REFRESH_SECONDS = 0.5
+KEY_CACHE_SECONDS = 2.0
+RATE_LIMIT = env_str("RATE_LIMIT")
+if RATE_LIMIT and not re.fullmatch(r"\d+/(s|m|h|d)", RATE_LIMIT):
+    raise ImproperlyConfigured(f"RATE_LIMIT is {RATE_LIMIT!r}; expected such as 100/s or 5000/m.")
+TRAINING_LEASE_SECONDS = 30
+
+# --- Django --------------------------------------------------------------------------------
+INSTALLED_APPS = [
+    "deployments",
+    "scoring",
+    "training",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "rest_framework",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "sentinelle.urls"
+WSGI_APPLICATION = "sentinelle.wsgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+DATABASE_URL = env_url(
+    "DATABASE_URL", f"sqlite:///{HOME.database}", ["sqlite", "postgres", "postgresql"]
+)
+DATABASES = {"default": dj_database_url.parse(DATABASE_URL, conn_max_age=None)}
+if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
+    DATABASES["default"]["OPTIONS"] = {
+        # Take the write lock at BEGIN: a deferred one that is upgraded later fails at once.
+        "transaction_mode": "IMMEDIATE",
+        "timeout": 20,
+        # FULL: an answered decision survives a power cut, which NORMAL does not promise in WAL.
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;",
+    }
+    # A file, because tests of concurrency need what a shared in-memory database does not have: WAL.
+    DATABASES["default"]["TEST"] = {"NAME": str(HOME.root / "test.sqlite3")}
+else:
+    DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+REDIS_URL = env_url("REDIS_URL", f"unix://{HOME.valkey_socket}", ["redis", "rediss", "unix"])
+CACHES = {
+    "default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": REDIS_URL}
+}
+SESSION_ENGINE = "django.contrib.sessions.backends.db"
+
+LANGUAGE_CODE = "en"
+TIME_ZONE = env_str("TIME_ZONE", "UTC")
+USE_TZ = True
+STATIC_URL = "static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+# Serve the admin's files from the packages themselves where nobody ran collectstatic.
+WHITENOISE_USE_FINDERS = not STATIC_ROOT.exists()
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+LOGIN_URL = "admin:login"
+DATA_UPLOAD_MAX_MEMORY_SIZE = 1_000_000
+
+SECURE_SSL_REDIRECT = HTTPS
+SECURE_REDIRECT_EXEMPT = [r"^health$"]  # probes of a platform speak HTTP
+SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = HTTPS
+SECURE_HSTS_PRELOAD = HTTPS
+SESSION_COOKIE_SECURE = HTTPS
+CSRF_COOKIE_SECURE = HTTPS
+X_FRAME_OPTIONS = "DENY"
+if env_bool("TRUST_FORWARDED_PROTO", False):
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["scoring.authentication.ApiKeyAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["scoring.authentication.HasScope"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "EXCEPTION_HANDLER": "sentinelle.problems.exception_handler",
+    "UNAUTHENTICATED_USER": None,
+}
+
+# --- Celery --------------------------------------------------------------------------------
+CELERY_BROKER_URL = (
+    "redis+socket://" + REDIS_URL.removeprefix("unix://")
+    if REDIS_URL.startswith("unix://")
+    else REDIS_URL
+)
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_SERIALIZER = "json"
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_TASK_DEFAULT_QUEUE = "sentinelle"
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_connect_timeout": 5}
+CELERY_TIMEZONE = "UTC"
+CELERY_BEAT_SCHEDULE = {
+    "fail-abandoned-runs": {"task": "training.tasks.fail_abandoned_runs", "schedule": 15.0},
+}
+
+LOG_LEVEL = env_choice("LOG_LEVEL", "INFO", ["DEBUG", "INFO", "WARNING", "ERROR"])
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"},
+    },
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": LOG_LEVEL},
+}
+os.environ.setdefault("NUMBA_CACHE_DIR", str(HOME.cache / "numba"))

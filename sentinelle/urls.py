@@ -1,0 +1,18 @@
+"""Every address of the site. Those of the API have no trailing slash."""
+
+from django.contrib import admin
+from django.urls import include, path
+from django.views.generic import RedirectView
+
+admin.site.site_header = "Sentinelle"
+admin.site.site_title = "Sentinelle"
+admin.site.index_title = "Models, decisions and training"
+
+urlpatterns = [
+    path("", include("scoring.urls")),
+    path("admin/", admin.site.urls),
+    path("", RedirectView.as_view(pattern_name="admin:index")),
+]
+handler400 = "sentinelle.problems.bad_request"
+handler404 = "sentinelle.problems.not_found"
+handler500 = "sentinelle.problems.server_error"

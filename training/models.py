@@ -1,0 +1,99 @@
+"""Data sets and training runs."""
+
+import uuid
+
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from deployments.models import (
+    ModelVersion,
+    RegisteredModel,
+    RuleSet,
+    name_validator,
+    semver_validator,
+)
+
+
+class Dataset(models.Model):
+    """Transactions in the canonical schema, as one Parquet file that never changes."""
+
+    name = models.CharField(max_length=63, unique=True, validators=[name_validator])
+    location = models.CharField(max_length=255, help_text="Folder below DATA_DIR")
+    preset = models.CharField(max_length=32)
+    fingerprint = models.CharField(max_length=64, help_text="Of the content, not of the files")
+    rows = models.PositiveBigIntegerField()
+    frauds = models.PositiveBigIntegerField()
+    rejected = models.PositiveBigIntegerField(default=0)
+    first_at = models.DateTimeField(null=True)
+    last_at = models.DateTimeField(null=True)
+    summary = models.JSONField(default=dict, help_text="As the import reported it")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class RunState(models.TextChoices):
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+ACTIVE = [RunState.QUEUED, RunState.RUNNING]
+
+
+class TrainingRun(models.Model):
+    """One attempt to make a version. A worker claims it with a lease that it must renew."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    model = models.ForeignKey(RegisteredModel, on_delete=models.PROTECT, related_name="runs")
+    version = models.CharField(max_length=64, validators=[semver_validator])
+    dataset = models.ForeignKey(Dataset, on_delete=models.PROTECT, related_name="runs")
+    rule_set = models.ForeignKey(RuleSet, on_delete=models.PROTECT, related_name="+")
+    sample = models.PositiveBigIntegerField(
+        null=True, blank=True, help_text="Only the most recent rows; such a run is not deployable"
+    )
+    seed = models.PositiveIntegerField(default=0)
+    launcher = models.CharField(max_length=16, default="local")
+    state = models.CharField(max_length=16, choices=RunState.choices, default=RunState.QUEUED)
+    requested_by = models.CharField(max_length=150, blank=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    started_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+    cancel_requested_at = models.DateTimeField(null=True)
+
+    claimed_by = models.CharField(max_length=200, blank=True, help_text="Worker that runs it")
+    lease_until = models.DateTimeField(null=True, help_text="A run past its lease has no worker")
+    heartbeat_at = models.DateTimeField(null=True)
+
+    stage = models.CharField(max_length=32, blank=True)
+    fraction = models.FloatField(default=0.0, help_text="Done, 0 to 1")
+    message = models.CharField(max_length=300, blank=True)
+    error = models.TextField(blank=True, help_text="Why it failed, for the person who started it")
+    report = models.JSONField(default=dict)
+    model_version = models.OneToOneField(
+        ModelVersion, null=True, blank=True, on_delete=models.PROTECT, related_name="run"
+    )
+
+    class Meta:
+        ordering = ["-created_at"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["model", "version"],
+                condition=Q(state__in=ACTIVE),
+                name="one_active_run_per_version",
+            ),
+            models.CheckConstraint(
+                condition=Q(state=RunState.SUCCEEDED) | Q(model_version__isnull=True),
+                name="only_a_success_has_a_version",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.model.name} v{self.version}, {self.state}"
