@@ -66,3 +66,15 @@ class InvalidDataset(SentinelleError):
     """A data set can't be imported or trained on; the detail says what is missing."""
 
     code = "INVALID_DATASET"
+
+
+class ObjectMissing(SentinelleError):
+    """The object store has no object of that name."""
+
+    code = "OBJECT_MISSING"
+
+
+class StoreUnavailable(SentinelleError):
+    """The object store did not answer in time or refused us."""
+
+    code = "STORE_UNAVAILABLE"
