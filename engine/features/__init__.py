@@ -1,0 +1,1 @@
+"""The feature catalogue, and its one kernel for the live path and for training."""
