@@ -1,0 +1,24 @@
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core.management.base import BaseCommand, CommandParser
+
+from deployments.login import login_path
+
+
+class Command(BaseCommand):
+    help = (
+        "Print a link that logs into the admin once, within three days. The user is made as a "
+        "superuser without a password when there is none of that name."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("username", nargs="?", default="admin")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        users = get_user_model().objects
+        user = users.filter(username=options["username"]).first()
+        if user is None:
+            user = users.create_superuser(options["username"])
+        self.stdout.write(f"http://{settings.HOST}:{settings.PORT}{login_path(user)}")
