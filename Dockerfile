@@ -1,0 +1,25 @@
+# One image for every part: web (the default command), worker, beat and training jobs.
+#   docker build --tag sentinelle .
+#   docker run --env-file .env --publish 8000:8000 sentinelle
+FROM python:3.12-slim AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1
+RUN python -m venv /venv
+WORKDIR /app
+COPY requirements.txt .
+RUN /venv/bin/pip install --no-cache-dir --only-binary=:all: --requirement requirements.txt
+COPY . .
+# The kernels are compiled once, for any x86-64 or ARM machine rather than for this one.
+ENV NUMBA_CACHE_DIR=/app/numba-cache NUMBA_CPU_NAME=generic
+RUN SECRET_KEY=build-only /venv/bin/python manage.py collectstatic --no-input --verbosity 0 \
+    && /venv/bin/python -c "import engine.features.live, engine.features.replay"
+
+FROM python:3.12-slim
+RUN useradd --uid 10001 --create-home sentinelle
+COPY --from=build /venv /venv
+COPY --from=build --chown=10001 /app /app
+WORKDIR /app
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 HOST=0.0.0.0 PORT=8000 \
+    NUMBA_CACHE_DIR=/app/numba-cache NUMBA_CPU_NAME=generic
+USER 10001
+EXPOSE 8000
+CMD ["gunicorn", "--config", "gunicorn.conf.py", "sentinelle.wsgi"]
