@@ -4,6 +4,7 @@ Versions, rule sets and events are facts: written once, never changed. Aliases a
 that move, and every move leaves an event.
 """
 
+import hashlib
 import secrets
 import uuid
 from typing import Any, NoReturn
@@ -11,6 +12,7 @@ from typing import Any, NoReturn
 from django.conf import settings
 from django.core.validators import RegexValidator
 from django.db import models
+from django.db.models import Q
 from django.utils import timezone
 
 # https://semver.org, without the leading v and without build metadata (it does not order versions).
@@ -30,11 +32,18 @@ class ImmutableRow(Exception):
 
 
 class ImmutableQuerySet(models.QuerySet):
+    """Rows in bulk: `update`, `bulk_update` (which calls it), upserts and `delete` are refused."""
+
     def update(self, **_: Any) -> NoReturn:
         raise ImmutableRow(f"{self.model.__name__} rows are never changed")
 
     def delete(self) -> NoReturn:
         raise ImmutableRow(f"{self.model.__name__} rows are never deleted")
+
+    def bulk_create(self, objs: Any, *args: Any, **kwargs: Any) -> list[Any]:
+        if kwargs.get("update_conflicts") or len(args) > 2:
+            raise ImmutableRow(f"{self.model.__name__} rows are never changed")
+        return super().bulk_create(objs, *args, **kwargs)
 
 
 class ImmutableModel(models.Model):
@@ -48,7 +57,8 @@ class ImmutableModel(models.Model):
     def save(self, *args: Any, **kwargs: Any) -> None:
         if not self._state.adding:
             raise ImmutableRow(f"{type(self).__name__} {self.pk} is never changed")
-        super().save(*args, **kwargs)
+        # Without it, a new object that was given the key of an existing row would update that row.
+        super().save(*args, **kwargs | {"force_insert": True})
 
     def delete(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise ImmutableRow(f"{type(self).__name__} {self.pk} is never deleted")
@@ -64,6 +74,7 @@ class RegisteredModel(models.Model):
 
     class Meta:
         ordering = ["name"]
+        default_permissions = ("view",)
 
     def __str__(self) -> str:
         return self.name
@@ -78,7 +89,11 @@ class ModelVersion(ImmutableModel):
         max_length=255, help_text="The bundle's prefix in the artefact store, fraud/v1.0.0"
     )
     manifest_sha256 = models.CharField(max_length=64)
-    metrics = models.JSONField(default=dict)
+    size_bytes = models.PositiveBigIntegerField(help_text="Of the bundle's files together")
+    thresholds = models.JSONField(help_text="Risk scores from which to REVIEW and to BLOCK")
+    metrics = models.JSONField(
+        default=dict, blank=True, help_text="Measured on the test part, see docs/training.md"
+    )
     deployable = models.BooleanField(
         default=True, help_text="False for a run on a sample: it can be looked at, not promoted"
     )
@@ -94,6 +109,11 @@ class ModelVersion(ImmutableModel):
 
     class Meta:
         ordering = ["-created_at"]
+        default_permissions = ("view",)
+        permissions = [
+            ("promote_modelversion", "Can promote a model version"),
+            ("rollback_modelversion", "Can roll a model back"),
+        ]
         constraints = [
             models.UniqueConstraint(fields=["model", "version"], name="version_unique_per_model"),
         ]
@@ -112,7 +132,12 @@ class RuleSet(ImmutableModel):
     created_by = models.CharField(max_length=150, blank=True)
 
     class Meta:
-        ordering = ["-created_at"]
+        ordering = ["-created_at", "name"]
+        default_permissions = ("add", "view")
+        permissions = [
+            ("promote_ruleset", "Can promote a rule set"),
+            ("rollback_ruleset", "Can roll the rule set of a model back"),
+        ]
 
     def __str__(self) -> str:
         return self.name
@@ -128,6 +153,7 @@ class Alias(models.Model):
 
     class Meta:
         verbose_name_plural = "aliases"
+        default_permissions = ()
         constraints = [
             models.UniqueConstraint(fields=["model", "name"], name="alias_unique_per_model"),
         ]
@@ -147,6 +173,7 @@ class RuleSetAlias(models.Model):
 
     class Meta:
         verbose_name_plural = "rule set aliases"
+        default_permissions = ()
 
     def __str__(self) -> str:
         return f"{self.model.name}: {self.rule_set.name}"
@@ -158,7 +185,12 @@ class Action(models.TextChoices):
 
 
 class AliasEvent(ImmutableModel):
-    """Who moved an alias, when and why."""
+    """Who moved an alias, when and why.
+
+    Events of one alias form a chain: each comes from where the one before it went. A rollback
+    names the promotion that it undoes, so the promotions that are not undone are a stack, and a
+    second rollback goes further back than the first.
+    """
 
     action = models.CharField(max_length=16, choices=Action.choices)
     actor = models.CharField(max_length=150, help_text="The user, or the command's system user")
@@ -167,10 +199,26 @@ class AliasEvent(ImmutableModel):
     )
     reason = models.TextField()
     at = models.DateTimeField(default=timezone.now, editable=False, db_index=True)
+    undoes = models.OneToOneField(
+        "self",
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="undone_by",
+        help_text="The promotion that this rollback undoes",
+    )
 
     class Meta:
         abstract = True
         ordering = ["-id"]
+        default_permissions = ("view",)
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(action=Action.ROLLBACK, undoes__isnull=False)
+                | Q(action=Action.PROMOTE, undoes__isnull=True),
+                name="%(class)s_rollback_undoes",
+            )
+        ]
 
 
 class PromotionEvent(AliasEvent):
@@ -198,6 +246,14 @@ class RuleSetEvent(AliasEvent):
         RuleSet, null=True, blank=True, on_delete=models.PROTECT, related_name="+"
     )
     to_rule_set = models.ForeignKey(RuleSet, on_delete=models.PROTECT, related_name="+")
+    promotion = models.OneToOneField(
+        PromotionEvent,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="rule_set_event",
+        help_text="The move of the model that this one was part of",
+    )
 
     def __str__(self) -> str:
         before = self.from_rule_set.name if self.from_rule_set else "none"
@@ -232,6 +288,8 @@ class ApiKey(models.Model):
     class Meta:
         verbose_name = "API key"
         ordering = ["-created_at"]
+        default_permissions = ("add", "view")
+        permissions = [("revoke_apikey", "Can revoke an API key")]
 
     def __str__(self) -> str:
         return f"{self.name} ({self.prefix}…)"
@@ -240,3 +298,8 @@ class ApiKey(models.Model):
     def generate() -> str:
         """A new key: `sk_` and 256 random bits."""
         return "sk_" + secrets.token_urlsafe(32)
+
+    @staticmethod
+    def digest(plain_key: str) -> str:
+        """The `sha256` of a key: what is stored and looked up."""
+        return hashlib.sha256(plain_key.encode()).hexdigest()

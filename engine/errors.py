@@ -78,3 +78,33 @@ class StoreUnavailable(SentinelleError):
     """The object store did not answer in time or refused us."""
 
     code = "STORE_UNAVAILABLE"
+
+
+class RunRefused(SentinelleError):
+    """A training run can't be created, cancelled or started again; `errors` names the fields."""
+
+    code = "RUN_REFUSED"
+
+
+class RegistryError(SentinelleError):
+    """What was asked of the registry of versions, rule sets and keys is refused."""
+
+    code = "REGISTRY_REFUSED"
+
+
+class NotRegistered(RegistryError):
+    """There is no such model, version or rule set."""
+
+    code = "NOT_REGISTERED"
+
+
+class NothingToRollBack(RegistryError):
+    """No earlier version or rule set is left to go back to."""
+
+    code = "NOTHING_TO_ROLL_BACK"
+
+
+class RegistryMoved(RegistryError):
+    """Someone else moved the alias after the caller looked at it."""
+
+    code = "REGISTRY_MOVED"

@@ -1,0 +1,129 @@
+"""Reads of the registry."""
+
+from typing import NamedTuple
+
+from django.db.models import FilteredRelation, Q, QuerySet
+
+from deployments.models import (
+    CHAMPION,
+    Action,
+    ApiKey,
+    ModelVersion,
+    PromotionEvent,
+    RegisteredModel,
+    RuleSet,
+    RuleSetEvent,
+)
+from engine.errors import NotRegistered, NothingToRollBack
+
+
+class LivePointer(NamedTuple):
+    """What serves for a model: the champion, None before the first promotion, and the rules."""
+
+    version: ModelVersion | None
+    rule_set: RuleSet
+
+
+class RollbackStep(NamedTuple):
+    """What a rollback would do: undo `promotion`, and `rules` with it if the rule set moved in
+    the same step and has not moved since."""
+
+    promotion: PromotionEvent
+    to_version: ModelVersion
+    rules: RuleSetEvent | None
+
+
+def model_by_name(name: str) -> RegisteredModel:
+    """Return the registered model; raises NotRegistered, naming those that exist."""
+    model = RegisteredModel.objects.filter(name=name).first()
+    if model is None:
+        known = ", ".join(RegisteredModel.objects.values_list("name", flat=True)) or "none"
+        raise NotRegistered(f"There is no model “{name}”. Registered models: {known}.")
+    return model
+
+
+def version_by_semver(model: RegisteredModel, version: str) -> ModelVersion:
+    """Return a version of `model` by its number, with or without a leading v; raises
+    NotRegistered, naming the most recent ones."""
+    number = version.removeprefix("v")
+    found = (
+        ModelVersion.objects.filter(model=model, version=number)
+        .select_related("model", "rule_set")
+        .first()
+    )
+    if found is None:
+        recent = ModelVersion.objects.filter(model=model).values_list("version", flat=True)[:5]
+        known = ", ".join(f"v{each}" for each in recent) or "none yet"
+        raise NotRegistered(
+            f"{model.name} v{number} is not registered. A training run registers its version when "
+            f"it succeeds; one that failed, was cancelled or still runs has none. "
+            f"Most recent versions: {known}."
+        )
+    return found
+
+
+def rule_set_by_name(name: str) -> RuleSet:
+    """Return the rule set; raises NotRegistered, naming the most recent ones."""
+    found = RuleSet.objects.filter(name=name).first()
+    if found is None:
+        known = ", ".join(RuleSet.objects.values_list("name", flat=True)[:8])
+        raise NotRegistered(f"There is no rule set “{name}”. Most recent rule sets: {known}.")
+    return found
+
+
+def live_pointer(model_name: str) -> LivePointer:
+    """What serves for a model, in one query; raises NotRegistered for an unknown model."""
+    model = (
+        RegisteredModel.objects.filter(name=model_name)
+        .annotate(champion=FilteredRelation("aliases", condition=Q(aliases__name=CHAMPION)))
+        .select_related("rule_set_alias__rule_set", "champion__version__model")
+        .first()
+    )
+    if model is None:
+        raise NotRegistered(f"There is no model “{model_name}”.")
+    alias = model.champion
+    return LivePointer(alias.version if alias else None, model.rule_set_alias.rule_set)
+
+
+def rollback_step(model: RegisteredModel) -> RollbackStep:
+    """What a rollback of the champion would do; raises NothingToRollBack."""
+    promotion = (
+        PromotionEvent.objects.filter(
+            model=model, alias=CHAMPION, action=Action.PROMOTE, undone_by=None
+        )
+        .select_related("from_version__rule_set", "from_version__model", "to_version")
+        .first()
+    )
+    if promotion is None:
+        raise NothingToRollBack(f"{model.name} has no champion, so there is nothing to roll back.")
+    if promotion.from_version is None:
+        raise NothingToRollBack(
+            f"v{promotion.to_version.version} is the first champion of {model.name} that is left: "
+            f"there is no earlier version to go back to."
+        )
+    rules = _standing_rule_sets(model).first()
+    with_it = rules is not None and rules.promotion_id == promotion.pk
+    return RollbackStep(promotion, promotion.from_version, rules if with_it else None)
+
+
+def rule_set_rollback_step(model: RegisteredModel) -> RuleSetEvent:
+    """The promotion of a rule set that a rollback would undo; raises NothingToRollBack."""
+    event = _standing_rule_sets(model).first()
+    if event is None or event.from_rule_set is None:
+        raise NothingToRollBack(
+            f"No earlier rule set of {model.name} is left to go back to. "
+            f"Promote the one that you want instead."
+        )
+    return event
+
+
+def _standing_rule_sets(model: RegisteredModel) -> QuerySet[RuleSetEvent]:
+    """The promotions of rule sets that no rollback has undone, the latest first."""
+    return RuleSetEvent.objects.filter(
+        model=model, action=Action.PROMOTE, undone_by=None
+    ).select_related("from_rule_set", "to_rule_set")
+
+
+def api_key_find(plain_key: str) -> ApiKey | None:
+    """The key that is valid now, or None."""
+    return ApiKey.objects.filter(sha256=ApiKey.digest(plain_key), revoked_at=None).first()
