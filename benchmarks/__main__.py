@@ -12,9 +12,13 @@ def main() -> int:
     chosen = sys.argv[1:] or names
     unknown = set(chosen) - set(names)
     if unknown:
-        print(f"There is no benchmark {', '.join(sorted(unknown))}; choose from {', '.join(names)}.")
+        print(
+            f"There is no benchmark {', '.join(sorted(unknown))}; choose from {', '.join(names)}."
+        )
         return 2
-    failed = [n for n in chosen if subprocess.run([sys.executable, "-m", f"benchmarks.{n}"]).returncode]
+    failed = [
+        n for n in chosen if subprocess.run([sys.executable, "-m", f"benchmarks.{n}"]).returncode
+    ]
     if failed:
         print(f"Failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

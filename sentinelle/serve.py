@@ -75,10 +75,10 @@ def manage(*arguments: str) -> None:
 
 def supervisor_config(home: Home) -> str:
     """The supervisor's configuration for this home."""
+    valkey = [get_binary_path(), "--port", "0", "--dir", home.root]
     celery = [BIN / "celery", "--app", "sentinelle"]
     programs: dict[str, list[str | Path]] = {
-        "valkey": [get_binary_path(), "--port", "0", "--dir", home.root]
-        + ["--unixsocket", home.valkey_socket, "--unixsocketperm", "700"],
+        "valkey": [*valkey, "--unixsocket", home.valkey_socket, "--unixsocketperm", "700"],
         "web": [BIN / "gunicorn", "--config", BASE_DIR / "gunicorn.conf.py", "sentinelle.wsgi"],
         "worker": [*celery, "worker", "--concurrency", "2", "--loglevel", "INFO"],
         "beat": [*celery, "beat", "--pidfile=", "--schedule", home.root / "beat-schedule"],

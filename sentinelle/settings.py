@@ -35,7 +35,8 @@ CSRF_TRUSTED_ORIGINS = env_list("CSRF_TRUSTED_ORIGINS", [])
 # --- What Sentinelle is about --------------------------------------------------------------
 MODEL_NAME = "fraud"
 MODEL_VERSION = env_str("MODEL_VERSION", "latest").removeprefix("v")
-if MODEL_VERSION != "latest" and not re.fullmatch(r"\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?", MODEL_VERSION):
+_VERSION = r"latest|\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?"
+if not re.fullmatch(_VERSION, MODEL_VERSION):
     raise ImproperlyConfigured(
         f"MODEL_VERSION is {MODEL_VERSION!r}; expected “latest” or a version such as 1.0.0."
     )

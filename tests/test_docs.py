@@ -1,0 +1,62 @@
+"""What the pages name exists, and what exists is in the pages."""
+
+import re
+from pathlib import Path
+
+import pytest
+from django.core.management import get_commands
+from django.urls import get_resolver
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+APPS = ("deployments", "scoring", "training")
+TEXT = "\n".join(page.read_text() for page in PAGES)
+
+
+def settings_read() -> set[str]:
+    files = [*ROOT.glob("sentinelle/*.py"), ROOT / "gunicorn.conf.py"]
+    source = "\n".join(file.read_text() for file in files)
+    return set(re.findall(r"env_\w+\(\s*\"([A-Z_]+)\"", source)) - {"DEMO_EXIT"}
+
+
+def own_commands() -> set[str]:
+    return {name for name, app in get_commands().items() if app in APPS}
+
+
+def test_every_setting_is_documented_and_every_documented_setting_is_read() -> None:
+    table = set(re.findall(r"`([A-Z][A-Z_]+)`", (ROOT / "docs/operations.md").read_text()))
+    example = set(re.findall(r"^([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.M))
+    assert settings_read() - table == set()
+    assert settings_read() == example
+
+
+def test_every_command_is_documented_and_every_documented_command_exists() -> None:
+    named = set(re.findall(r"manage\.py (\w+)", TEXT))
+    assert own_commands() - named == set()
+    assert named - set(get_commands()) == set()
+
+
+def test_every_make_target_named_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"`make (\w+)", TEXT)) - targets == set()
+
+
+def test_every_address_of_the_api_is_documented() -> None:
+    page = (ROOT / "docs/api.md").read_text()
+    routes = [str(url.pattern) for url in get_resolver("scoring.urls").url_patterns]
+    assert routes
+    assert [route for route in routes if f"/{route}" not in page] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
+    local = [link for link in links if not link.startswith("http")]
+    assert [link for link in local if not (page.parent / link).exists()] == []
+
+
+def test_every_error_code_is_documented() -> None:
+    from sentinelle.problems import STATUS_OF_CODE
+
+    page = (ROOT / "docs/api.md").read_text()
+    assert [code for code in STATUS_OF_CODE if code not in page] == []

@@ -1,0 +1,75 @@
+"""A malformed setting stops the start with its name and what was expected."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def start(**environment: str) -> subprocess.CompletedProcess[str]:
+    """Load the settings in a fresh process with exactly these variables."""
+    kept = {name: os.environ[name] for name in ("PATH", "SENTINELLE_HOME")}
+    return subprocess.run(
+        [sys.executable, "-c", "import django; django.setup()"],
+        env=kept | {"DJANGO_SETTINGS_MODULE": "sentinelle.settings", **environment},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("PORT", "http", "a whole number from 1 to 65535"),
+        ("PORT", "70000", "a whole number from 1 to 65535"),
+        ("HTTPS", "perhaps", "true or false"),
+        ("LOG_LEVEL", "LOUD", "one of DEBUG, INFO, WARNING, ERROR"),
+        ("MODEL_VERSION", "newest", "“latest” or a version such as 1.0.0"),
+        ("RATE_LIMIT", "fast", "100/s"),
+        ("DATABASE_URL", "mysql://root@localhost/x", "postgresql"),
+        ("REDIS_URL", "localhost:6379", "redis"),
+    ],
+)
+def test_a_malformed_value_is_named(name: str, value: str, expected: str) -> None:
+    result = start(SECRET_KEY="k" * 50, **{name: value})
+    assert result.returncode != 0
+    message = result.stderr.strip().splitlines()[-1]
+    assert name in message
+    assert expected in message
+
+
+def test_a_password_in_a_url_is_never_repeated() -> None:
+    result = start(SECRET_KEY="k" * 50, DATABASE_URL="oracle://me:hunter2@localhost/x")
+    assert result.returncode != 0
+    assert "hunter2" not in result.stderr
+
+
+def test_without_a_secret_key_nothing_starts() -> None:
+    result = start()
+    assert "SECRET_KEY is not set" in result.stderr
+
+
+def test_production_is_behind_https_by_default() -> None:
+    code = (
+        "from django.conf import settings as s;"
+        "print(s.SECURE_SSL_REDIRECT, s.SESSION_COOKIE_SECURE, s.DEBUG, s.DEMO)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={
+            "PATH": os.environ["PATH"],
+            "SENTINELLE_HOME": os.environ["SENTINELLE_HOME"],
+            "DJANGO_SETTINGS_MODULE": "sentinelle.settings",
+            "SECRET_KEY": "k" * 50,
+        },
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.split() == ["True", "True", "False", "False"]
