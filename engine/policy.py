@@ -39,7 +39,8 @@ class PiecewiseLinear:
 
     def __call__(self, values: ArrayLike) -> NDArray[np.float64]:
         """Return the curve at `values`, in their shape."""
-        return np.asarray(np.interp(values, self.x, self.y), dtype=np.float64)
+        points = np.asarray(values, dtype=np.float64)
+        return np.asarray(np.interp(points, self.x, self.y), dtype=np.float64)
 
     def to_dict(self) -> dict[str, list[float]]:
         """Return the points as JSON values."""

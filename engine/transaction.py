@@ -1,0 +1,389 @@
+"""What a caller sends to `/score`: decoded, validated and normalised.
+
+The fast path is one msgspec decode. Only after it fails is the body walked field by field, so
+that the answer names every fault at once. The `description` of each constraint is the sentence
+that a caller reads.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import ROUND_HALF_EVEN, Decimal
+from typing import Annotated, Any, Literal, get_args
+
+import msgspec
+from msgspec import Meta
+
+from engine.errors import FieldError, InvalidRequest
+from engine.features.catalogue import CATALOGUE, OWN, OWN_BALANCE
+
+MAX_AMOUNT = 1e9
+AMOUNT_SCALE = 10_000
+"""Amounts are held as integers in ten-thousandths of the currency's unit."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST = datetime(9999, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+# No control characters (PostgreSQL can't store NUL, logs can't show the others) and no lone
+# surrogates (which are not text). `\Z`, because `$` would let a final newline through.
+_TEXT = r"^[^\x00-\x1f\x7f\ud800-\udfff]{1,%d}\Z"
+
+Identifier = Annotated[
+    str,
+    Meta(pattern=_TEXT % 64, description="a string of 1 to 64 characters, no control characters"),
+]
+ShortText = Annotated[
+    str,
+    Meta(pattern=_TEXT % 32, description="a string of 1 to 32 characters, no control characters"),
+]
+City = Annotated[
+    str,
+    Meta(pattern=_TEXT % 128, description="a string of 1 to 128 characters, no control characters"),
+]
+_COUNTRY = re.compile(r"^[A-Za-z]{2}\Z")
+Currency = Annotated[str, Meta(pattern=r"^[A-Za-z]{3}\Z", description="a currency of 3 letters")]
+Country = Annotated[
+    str, Meta(pattern=_COUNTRY.pattern, description="an ISO 3166 alpha-2 country code (2 letters)")
+]
+Amount = Annotated[
+    float,
+    Meta(ge=-MAX_AMOUNT, le=MAX_AMOUNT, description="a finite number from -1e9 to 1e9"),
+]
+Balance = Annotated[
+    float, Meta(ge=-1e15, le=1e15, description="a finite number from -1e15 to 1e15")
+]
+Age = Annotated[float, Meta(ge=0, le=1e12, description="a finite number from 0 to 1e12")]
+Direction = Annotated[Literal["outgoing", "incoming"], Meta(description='"outgoing" or "incoming"')]
+Timestamp = Annotated[
+    datetime, Meta(description="an RFC 3339 date and time in the years 1970 to 9998")
+]
+
+
+def amount_to_units(amount: float) -> int:
+    """Return `amount` in ten-thousandths, the decimal that was written rounded half to even."""
+    return int(Decimal(repr(amount)).scaleb(4).to_integral_value(ROUND_HALF_EVEN))
+
+
+def wallet_code(wallet_id: str) -> int:
+    """Return a signed 64-bit code of a wallet id: blake2b of its UTF-8, little-endian."""
+    digest = hashlib.blake2b(wallet_id.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def country_code(country: str | None) -> int:
+    """Return 26·a + b for an ISO 3166 alpha-2 code in any case (0 to 675), -1 for none."""
+    if country is None:
+        return -1
+    first, second = country.upper().encode("ascii")
+    return 26 * (first - 65) + (second - 65)
+
+
+SentValue = float | tuple[str, ...]
+"""A feature value as sent: a number, or the countries of `user_country_history`."""
+
+COUNTRY_HISTORY = "user_country_history"
+"""The one feature that is a list of countries; only rules read it."""
+
+_MAX_SENT = 1e15
+_SENT_NUMBER = "a finite number from -1e15 to 1e15, a boolean or null"
+_SENT_COUNTRIES = "a list of at most 1000 ISO 3166 alpha-2 country codes, or null"
+_NUMERIC_FEATURES = frozenset({*OWN, *OWN_BALANCE, *(feature.name for feature in CATALOGUE)})
+
+
+def is_numeric_feature(name: str) -> bool:
+    """Say whether `name` is a feature of any bundle that holds a number."""
+    return name in _NUMERIC_FEATURES or name.startswith(("transaction_type_", "country_"))
+
+
+class Features(msgspec.Struct, frozen=True, kw_only=True):
+    """Feature values that a caller computed itself; null means "compute it"."""
+
+    historical: dict[str, Any] | None = None
+    transactional: dict[str, Any] | None = None
+
+
+class Transaction(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempted transfer. Codes are upper-cased; a missing direction is `outgoing`."""
+
+    transaction_id: Identifier
+    amount: Amount
+    currency: Currency
+    source_wallet_id: Identifier
+    destination_wallet_id: Identifier
+    transaction_type: ShortText
+    created_at: Timestamp
+    direction: Direction | None = None
+    initiator_user_id: Identifier | None = None
+    country: Country | None = None
+    city: City | None = None
+    features: Features | None = None
+
+    def __post_init__(self) -> None:
+        normalise = msgspec.structs.force_setattr
+        normalise(self, "currency", self.currency.upper())
+        normalise(self, "transaction_type", self.transaction_type.upper())
+        if self.country is not None:
+            normalise(self, "country", self.country.upper())
+        if self.direction is None:
+            normalise(self, "direction", "outgoing")
+        if self.created_at.tzinfo is None:
+            normalise(self, "created_at", self.created_at.replace(tzinfo=UTC))
+
+    @property
+    def amount_units(self) -> int:
+        """The amount in ten-thousandths."""
+        return amount_to_units(self.amount)
+
+    @property
+    def created_at_us(self) -> int:
+        """Microseconds since 1970-01-01T00:00:00Z."""
+        return (self.created_at - _EPOCH) // _MICROSECOND
+
+    def digest(self) -> bytes:
+        """Return the SHA-256 that identifies this transaction: every field but its features."""
+        identity = (
+            self.transaction_id,
+            self.amount_units,
+            self.currency,
+            self.source_wallet_id,
+            self.destination_wallet_id,
+            self.transaction_type,
+            self.created_at_us,
+            self.direction,
+            self.initiator_user_id,
+            self.country,
+            self.city,
+        )
+        return hashlib.sha256(msgspec.json.encode(identity)).digest()
+
+
+class WalletContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What the caller knows of a wallet, before the transaction."""
+
+    balance: Balance | None = None
+    status: ShortText | None = None
+    account_age_minutes: Age | None = None
+
+
+class UserContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What the caller knows of the person who initiated the transaction."""
+
+    status: ShortText | None = None
+    risk_level: ShortText | None = None
+
+
+class Context(msgspec.Struct, frozen=True, kw_only=True):
+    """The state around a transaction; a part that is missing or null is unknown."""
+
+    source_wallet: WalletContext | None = None
+    destination_wallet: WalletContext | None = None
+    user: UserContext | None = None
+
+
+_NO_WALLET = WalletContext()
+_NO_USER = UserContext()
+_NO_CONTEXT = Context()
+
+
+class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of `POST /score`."""
+
+    transaction: Transaction
+    context: Context | None = None
+    features: Features | None = None
+
+    @property
+    def source_wallet(self) -> WalletContext:
+        """What is known of the source wallet; all null when nothing was sent."""
+        return (self.context or _NO_CONTEXT).source_wallet or _NO_WALLET
+
+    @property
+    def destination_wallet(self) -> WalletContext:
+        """What is known of the destination wallet; all null when nothing was sent."""
+        return (self.context or _NO_CONTEXT).destination_wallet or _NO_WALLET
+
+    @property
+    def user(self) -> UserContext:
+        """What is known of the user; all null when nothing was sent."""
+        return (self.context or _NO_CONTEXT).user or _NO_USER
+
+    def sent_features(self) -> dict[str, SentValue]:
+        """Return the known features the caller sent, as the engine holds them.
+
+        Numbers and booleans become floats, countries are upper-cased, nulls are dropped; the top
+        level wins over the transaction's own. Names outside the catalogue are left out.
+        """
+        sent: dict[str, SentValue] = {}
+        for features in (self.transaction.features, self.features):
+            if features is not None:
+                for values in (features.historical, features.transactional):
+                    if values:
+                        sent.update(_held(values))
+        return sent
+
+
+def decode_score_request(body: bytes) -> ScoreRequest:
+    """Decode the body of `POST /score`.
+
+    Raises InvalidRequest naming every faulty field (`transaction.amount`); faults of the body as
+    a whole are on the field `body`.
+    """
+    try:
+        request: ScoreRequest = _DECODER.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _invalid(_faults(body) or [FieldError("body", f"not valid JSON: {error}")]) from None
+    if faults := list(_semantic_faults(request)):
+        raise _invalid(faults)
+    return request
+
+
+_DECODER = msgspec.json.Decoder(ScoreRequest)
+
+
+def _invalid(faults: list[FieldError]) -> InvalidRequest:
+    fields = ", ".join(dict.fromkeys(fault.field for fault in faults))
+    return InvalidRequest(f"The request is not valid: {fields}.", faults)
+
+
+def _semantic_faults(request: ScoreRequest) -> Iterator[FieldError]:
+    """Yield what the types of a well-typed request can't say."""
+    transaction = request.transaction
+    if not _EPOCH <= transaction.created_at < _LATEST:
+        yield _unexpected("transaction.created_at", Timestamp)
+    if transaction.features is not None:
+        yield from _override_faults(transaction.features, "transaction.features")
+    if request.features is not None:
+        yield from _override_faults(request.features, "features")
+
+
+def _override_faults(features: Features, path: str) -> Iterator[FieldError]:
+    for group in ("historical", "transactional"):
+        values: dict[str, Any] = getattr(features, group) or {}
+        for name, value in values.items():
+            if expected := _expected_of_sent(name, value):
+                yield FieldError(f"{path}.{group}.{name}", f"expected {expected}")
+
+
+def _expected_of_sent(name: str, value: object) -> str | None:
+    """Return what was expected of a sent feature value, None when it is well formed."""
+    if value is None:
+        return None
+    if name == COUNTRY_HISTORY:
+        return None if _is_country_list(value) else _SENT_COUNTRIES
+    if not is_numeric_feature(name):
+        return None
+    # NaN fails the comparison, so does infinity; a huge int compares exactly.
+    return None if isinstance(value, int | float) and abs(value) <= _MAX_SENT else _SENT_NUMBER
+
+
+def _is_country_list(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) <= 1000
+        and all(isinstance(item, str) and _COUNTRY.match(item) for item in value)
+    )
+
+
+def _held(values: dict[str, Any]) -> Iterator[tuple[str, SentValue]]:
+    for name, value in values.items():
+        if value is None:
+            continue
+        if name == COUNTRY_HISTORY:
+            yield name, tuple(sorted({country.upper() for country in value}))
+        elif is_numeric_feature(name):
+            yield name, float(value)
+
+
+class _NotFinite:
+    """Stands for NaN, infinity or a number too large for a double: no field accepts it."""
+
+
+def _number(text: str) -> float | _NotFinite:
+    value = float(text)
+    return value if math.isfinite(value) else _NotFinite()
+
+
+def _integer(text: str) -> int | float | _NotFinite:
+    return int(text) if len(text) < 19 else _number(text)
+
+
+def _faults(body: bytes) -> list[FieldError]:
+    """Return every fault of a body that the fast path refused (slow, for answers only)."""
+    try:
+        raw = json.loads(
+            body.decode(),
+            parse_float=_number,
+            parse_int=_integer,
+            parse_constant=lambda _: _NotFinite(),
+        )
+    except UnicodeDecodeError:
+        return [FieldError("body", "not valid UTF-8")]
+    except RecursionError:
+        return [FieldError("body", "nested too deeply")]
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        return [FieldError("body", f"not valid JSON: {error.msg} ({place})")]
+    if not isinstance(raw, dict):
+        return [FieldError("body", "expected a JSON object")]
+    return list(_struct_faults(ScoreRequest, raw, ""))
+
+
+def _struct_faults(
+    struct: type[msgspec.Struct], raw: Mapping[str, Any], path: str
+) -> Iterator[FieldError]:
+    for field in msgspec.structs.fields(struct):
+        here = path + field.name
+        if field.name not in raw:
+            if field.required:
+                yield FieldError(here, "is required")
+            continue
+        value = raw[field.name]
+        nested = _nested_struct(field.type)
+        if nested is not None and isinstance(value, dict):
+            yield from _struct_faults(nested, value, here + ".")
+            if nested is Features:
+                yield from _raw_override_faults(value, here)
+        else:
+            yield from _value_faults(value, field.type, here)
+
+
+def _value_faults(value: object, expected: Any, path: str) -> Iterator[FieldError]:
+    try:
+        converted = msgspec.convert(value, expected)
+    except (msgspec.ValidationError, RecursionError):
+        yield _unexpected(path, expected)
+        return
+    if isinstance(converted, datetime):
+        aware = converted if converted.tzinfo else converted.replace(tzinfo=UTC)
+        if not _EPOCH <= aware < _LATEST:
+            yield _unexpected(path, expected)
+
+
+def _raw_override_faults(raw: Mapping[str, Any], path: str) -> Iterator[FieldError]:
+    groups = {k: v for k, v in raw.items() if isinstance(v, dict)}
+    known = {k: groups[k] for k in ("historical", "transactional") if k in groups}
+    yield from _override_faults(Features(**known), path)
+
+
+def _alternatives(expected: Any) -> tuple[Any, ...]:
+    """Return the members of an optional type, or the type itself."""
+    if hasattr(expected, "__metadata__"):
+        return (expected,)
+    return tuple(t for t in get_args(expected) if t is not type(None)) or (expected,)
+
+
+def _nested_struct(expected: Any) -> type[msgspec.Struct] | None:
+    for member in _alternatives(expected):
+        if isinstance(member, type) and issubclass(member, msgspec.Struct):
+            return member
+    return None
+
+
+def _unexpected(path: str, expected: Any) -> FieldError:
+    for member in _alternatives(expected):
+        for meta in getattr(member, "__metadata__", ()):
+            return FieldError(path, f"expected {meta.description}")
+    return FieldError(path, "expected a JSON object")
