@@ -41,8 +41,6 @@ def check_machine(home: Home, host: str, port: int) -> None:
     if len(os.fsencode(home.valkey_socket)) > SOCKET_PATH_LIMIT:
         stop(f"{home.root} is too long a path for a socket; set SENTINELLE_HOME to a shorter one.")
     nearest = next(folder for folder in (home.root, *home.root.parents) if folder.exists())
-    if not os.access(nearest, os.W_OK):
-        stop(f"{nearest} is not writable; set SENTINELLE_HOME to a folder that is.")
     free = shutil.disk_usage(nearest).free
     if free < LEAST_FREE_BYTES:
         stop(f"{nearest} has {free // 1_000_000} MB free; at least 500 MB are needed.")
@@ -89,7 +87,7 @@ def supervisor_config(home: Home) -> str:
         f"childlogdir={home.logs}\n"
     ]
     for priority, (name, words) in enumerate(programs.items(), start=1):
-        command = shlex.join(str(word) for word in words).replace("%", "%%")
+        command = shlex.join(str(word) for word in words)
         sections.append(
             f"[program:{name}]\ncommand={command}\ndirectory={BASE_DIR}\n"
             f"priority={priority}\nautorestart=true\nstartsecs=2\nstartretries=10\n"
@@ -97,7 +95,7 @@ def supervisor_config(home: Home) -> str:
             f"stdout_logfile={home.logs}/{name}.log\nstdout_logfile_maxbytes=10MB\n"
             "stdout_logfile_backups=2\n"
         )
-    return "\n".join(sections)
+    return "\n".join(sections).replace("%", "%%")  # a percent sign begins a variable there
 
 
 def welcome(home: Home, url: str) -> None:
@@ -117,7 +115,10 @@ def serve(*, demo: bool) -> NoReturn:
     if home.is_demo and host not in ("127.0.0.1", "::1", "localhost"):
         stop(f"a demo home answers without a key, so it can't listen on {host}.")
     check_machine(home, host, port)
-    home.create(demo=demo)
+    try:
+        home.create(demo=demo)
+    except OSError as error:
+        stop(f"the home {home.root} can't be made ({error.strerror}). Set SENTINELLE_HOME.")
     lock = lock_home(home)
     manage("migrate", "--no-input", "--verbosity", "0")
     config = home.root / "supervisord.conf"
