@@ -40,6 +40,8 @@ def check_machine(home: Home, host: str, port: int) -> None:
     """Refuse, before anything is made, what would fail halfway."""
     if len(os.fsencode(home.valkey_socket)) > SOCKET_PATH_LIMIT:
         stop(f"{home.root} is too long a path for a socket; set SENTINELLE_HOME to a shorter one.")
+    if "%" in f"{home.root}{BASE_DIR}{BIN}":
+        stop("supervisord can't use a path with a percent sign; set SENTINELLE_HOME to another.")
     nearest = next(folder for folder in (home.root, *home.root.parents) if folder.exists())
     free = shutil.disk_usage(nearest).free
     if free < LEAST_FREE_BYTES:
@@ -95,7 +97,7 @@ def supervisor_config(home: Home) -> str:
             f"stdout_logfile={home.logs}/{name}.log\nstdout_logfile_maxbytes=10MB\n"
             "stdout_logfile_backups=2\n"
         )
-    return "\n".join(sections).replace("%", "%%")  # a percent sign begins a variable there
+    return "\n".join(sections)
 
 
 def welcome(home: Home, url: str) -> None:

@@ -95,10 +95,14 @@ def test_an_existing_home_is_never_opened(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "secret_key").stat().st_mode) == 0o600
 
 
-def test_the_supervisor_is_told_paths_with_spaces_and_percents(tmp_path: Path) -> None:
+def test_a_percent_sign_in_the_path_is_refused(tmp_path: Path) -> None:
+    assert "percent sign" in start(tmp_path / "100%", PORT=str(free_port())).stderr
+
+
+def test_the_supervisor_understands_a_path_with_spaces(tmp_path: Path) -> None:
     from supervisor.options import ServerOptions
 
-    home = Home(tmp_path / "a home at 100%")
+    home = Home(tmp_path / "a home; at #1")
     home.create(demo=False)
     config = home.root / "supervisord.conf"
     config.write_text(serve.supervisor_config(home))
