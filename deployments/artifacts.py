@@ -1,32 +1,17 @@
 """What the registry asks of the engine: does this bundle verify, does this rule set compile."""
 
-from typing import NamedTuple
-
 from django.conf import settings
 
 from deployments.models import RuleSet
+from engine.bundle import BundleManifest, verify_bundle
 from engine.errors import InvalidRuleSet
 from engine.rules import RuleSet as CompiledRuleSet
 from engine.store import open_store
 
 
-class BundleFacts(NamedTuple):
-    """What is told of a bundle beside its version: bytes of all files, and risk scores in [0, 1]
-    from which to REVIEW and to BLOCK."""
-
-    size_bytes: int
-    thresholds: dict[str, float]
-
-
-def verify(location: str, manifest_sha256: str) -> BundleFacts:
+def verify(location: str, manifest_sha256: str) -> BundleManifest:
     """Read the whole bundle and check every digest; raises InvalidBundle."""
-    from engine.bundle import verify_bundle
-
-    manifest = verify_bundle(open_store(settings.ARTIFACTS_DIR), location, manifest_sha256)
-    return BundleFacts(
-        size_bytes=sum(file.size for file in manifest.files.values()),
-        thresholds={"review": manifest.policy.review, "block": manifest.policy.block},
-    )
+    return verify_bundle(open_store(settings.ARTIFACTS_DIR), location, manifest_sha256)
 
 
 def compile_rules(source: str) -> CompiledRuleSet:

@@ -60,7 +60,7 @@ class ImmutableModel(models.Model):
         # Without it, a new object that was given the key of an existing row would update that row.
         super().save(*args, **kwargs | {"force_insert": True})
 
-    def delete(self, *args: Any, **kwargs: Any) -> NoReturn:
+    def delete(self, *_args: Any, **_kwargs: Any) -> NoReturn:
         raise ImmutableRow(f"{type(self).__name__} {self.pk} is never deleted")
 
 

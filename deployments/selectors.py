@@ -7,6 +7,7 @@ from django.db.models import FilteredRelation, Q, QuerySet
 from deployments.models import (
     CHAMPION,
     Action,
+    Alias,
     ApiKey,
     ModelVersion,
     PromotionEvent,
@@ -14,7 +15,7 @@ from deployments.models import (
     RuleSet,
     RuleSetEvent,
 )
-from engine.errors import NotRegistered, NothingToRollBack
+from engine.errors import NothingToRollBack, NotRegistered
 
 
 class LivePointer(NamedTuple):
@@ -71,6 +72,11 @@ def rule_set_by_name(name: str) -> RuleSet:
     return found
 
 
+def rule_sets() -> QuerySet[RuleSet]:
+    """Every rule set, the newest first, without its source."""
+    return RuleSet.objects.defer("source")
+
+
 def live_pointer(model_name: str) -> LivePointer:
     """What serves for a model, in one query; raises NotRegistered for an unknown model."""
     model = (
@@ -81,7 +87,8 @@ def live_pointer(model_name: str) -> LivePointer:
     )
     if model is None:
         raise NotRegistered(f"There is no model “{model_name}”.")
-    alias = model.champion
+    # Django leaves the attribute out when the filtered relation is empty.
+    alias: Alias | None = getattr(model, "champion", None)
     return LivePointer(alias.version if alias else None, model.rule_set_alias.rule_set)
 
 

@@ -29,7 +29,8 @@ from deployments.models import (
     RuleSetEvent,
     Scope,
 )
-from engine.errors import FieldError, RegistryError, RegistryMoved
+from engine.bundle import BundleManifest
+from engine.errors import FieldError, InvalidBundle, RegistryError, RegistryMoved
 
 User = AbstractBaseUser | None
 EventT = TypeVar("EventT", bound=AliasEvent)
@@ -49,17 +50,20 @@ def version_register(
 ) -> ModelVersion:
     """Record a published bundle as a version, after verifying it.
 
+    Its size and its thresholds are read from the bundle.
+
     Raises RegistryError when the version exists or a field is wrong, InvalidBundle when the bundle
-    at `location` is not the one whose manifest has `manifest_sha256`.
+    at `location` is not the one whose manifest has `manifest_sha256`, or is of something else.
     """
-    facts = artifacts.verify(location, manifest_sha256)
+    manifest = artifacts.verify(location, manifest_sha256)
+    _check_identity(manifest, model, version, rule_set)
     row = ModelVersion(
         model=model,
         version=version,
         location=location,
         manifest_sha256=manifest_sha256,
-        size_bytes=facts.size_bytes,
-        thresholds=facts.thresholds,
+        size_bytes=sum(file.size for file in manifest.files.values()),
+        thresholds={"review": manifest.policy.review, "block": manifest.policy.block},
         metrics=dict(metrics),
         deployable=deployable,
         training_run_id=training_run_id,
@@ -232,6 +236,17 @@ def api_key_revoke(*, key: ApiKey) -> bool:
     """Make a key invalid for good; returns False when it was so already. Servers that hold it in
     their cache stop within settings.KEY_CACHE_SECONDS."""
     return bool(ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=timezone.now()))
+
+
+def _check_identity(
+    manifest: BundleManifest, model: RegisteredModel, version: str, rule_set: RuleSet
+) -> None:
+    if (manifest.model, manifest.version) != (model.name, version):
+        raise InvalidBundle(
+            f"The bundle is {manifest.model} v{manifest.version}, not {model.name} v{version}."
+        )
+    if manifest.rule_set_sha256 != rule_set.sha256:
+        raise InvalidBundle(f"The bundle was not tuned with the rule set “{rule_set.name}”.")
 
 
 def _checked_reason(reason: str) -> str:

@@ -1,0 +1,46 @@
+"""What the commands have in common."""
+
+import getpass
+from argparse import RawDescriptionHelpFormatter
+from typing import Any, ClassVar
+
+from django.core.management.base import (
+    BaseCommand,
+    CommandError,
+    CommandParser,
+    DjangoHelpFormatter,
+)
+
+from engine.errors import SentinelleError
+
+
+class _Formatter(DjangoHelpFormatter, RawDescriptionHelpFormatter):
+    """Keeps the line breaks of the examples."""
+
+
+class SentinelleCommand(BaseCommand):
+    """A command that answers an error of its user with one line and exit status 1.
+
+    `examples` follows the options in `--help`, as it is written.
+    """
+
+    examples: ClassVar[str] = ""
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        return super().create_parser(
+            prog_name, subcommand, formatter_class=_Formatter, epilog=self.examples, **kwargs
+        )
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        try:
+            return super().execute(*args, **options)
+        except SentinelleError as error:
+            raise CommandError(error.detail) from error
+
+
+def system_user() -> str:
+    """Who runs the command, as the operating system knows them."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name; OSError since Python 3.13
+        return "command"
