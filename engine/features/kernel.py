@@ -4,18 +4,19 @@
 is served the very numbers it was trained on. What to compute comes in as arrays (`catalogue.Plan`):
 nothing here knows a feature by its name.
 
-Every compiled function lives in this file and takes its tables as arguments, because numba's cache
-on disk is keyed by the file a function is written in: a constant imported from another module
-would be baked into machine code that outlives it. Signatures are explicit, so that importing
-compiles (or loads from the cache) and the first request does not.
+A compiled function takes its tables as arguments, and neither calls a function nor reads a constant
+of another file: numba's cache on disk is keyed by the file that a function is written in, so what
+came from elsewhere would be baked into machine code that outlives it. Signatures are explicit, so
+that importing compiles (or loads from the cache) and the first request does not.
 """
 
-import math
 from collections.abc import Callable
+from decimal import Decimal, localcontext
 from typing import Any, Final, TypeVar, cast
 
 import numpy as np
 from numba import njit, types
+from numpy.typing import NDArray
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -29,7 +30,6 @@ COUNTRIES: Final = 26 * 26
 """Country codes are `26 * a + b` for two letters; anything outside [0, 676) is no country."""
 
 DAY_US: Final = 86_400_000_000
-HOUR_US: Final = 3_600_000_000
 
 # Columns of an event.
 TIME: Final = 0
@@ -72,11 +72,21 @@ OP_FAILED_RATIO: Final = 9
 
 ENTROPY_SCALE: Final = 2**24
 
-# round(c * log2(c) * 2^24). Rounded to integers because log2 differs in its last bits between
-# libraries, and a sum of integers does not depend on its order; no entry is near a rounding tie.
-_ENTROPY: Final = np.array(
-    [0] + [round(c * math.log2(c) * ENTROPY_SCALE) for c in range(1, TAIL + 1)], dtype=np.int64
-)
+
+def _entropy_table() -> NDArray[np.int64]:
+    """round(c * log2(c) * 2^24) for c in [0, TAIL].
+
+    Integers, because a sum of them does not depend on its order; by decimal arithmetic, because
+    log2 differs in its last bits between libraries and one entry is 5e-5 from a rounding tie.
+    """
+    with localcontext() as context:
+        context.prec = 28
+        two = Decimal(2).ln()
+        terms = (c * Decimal(c).ln() / two * ENTROPY_SCALE for c in range(1, TAIL + 1))
+        return np.array([0, *(int(term.to_integral_value()) for term in terms)], dtype=np.int64)
+
+
+_ENTROPY: Final = _entropy_table()
 
 # Open addressing at most half full; 2^64 / golden ratio spreads consecutive codes.
 _SLOTS: Final = 2_048
@@ -91,20 +101,19 @@ _INTS_IN = types.Array(_I8, 1, "C", readonly=True)
 _ROWS = types.Array(_I8, 2, "C")
 _ROWS_IN = types.Array(_I8, 2, "C", readonly=True)
 _FLOATS_IN = types.Array(_F8, 1, "C", readonly=True)
-_FLOAT_ROWS_IN = types.Array(_F8, 2, "C", readonly=True)
 _BOOLS_IN = types.Array(types.boolean, 1, "C", readonly=True)
 _PLAN = (_ROWS_IN, _ROWS_IN, _FLOATS_IN)
 _SCRATCH = (_INTS, _INTS, _INTS, _ROWS)
 
 
-def _compiled(*signature: Any) -> Callable[[_Function], _Function]:
-    """numba's `njit` with this file's options, keeping the function's type for mypy."""
+def compiled(*signature: Any) -> Callable[[_Function], _Function]:
+    """numba's `njit` for (result, *arguments), typed, cached and releasing the GIL."""
     result, *arguments = signature
     decorator = njit(result(*arguments), cache=True, nogil=True, error_model="numpy")
     return cast("Callable[[_Function], _Function]", decorator)
 
 
-@_compiled(types.void, _ROWS_IN, _I8, _I8, _I8, _ROWS_IN, _INTS_IN, _ROWS_IN, _I8, _ROWS)
+@compiled(types.void, _ROWS_IN, _I8, _I8, _I8, _ROWS_IN, _INTS_IN, _ROWS_IN, _I8, _ROWS)
 def _fill_totals(
     events: Any,
     first: int,
@@ -124,7 +133,7 @@ def _fill_totals(
     stats[window, STAT_FAILED] = failures[0] - failures[failed_before] if failed_before > 0 else 0
 
 
-@_compiled(types.void, _ROWS_IN, _I8, _I8, _ROWS_IN, _INTS_IN, _I8, _I8, _I8, _ROWS_IN, *_SCRATCH)
+@compiled(types.void, _ROWS_IN, _I8, _I8, _ROWS_IN, _INTS_IN, _I8, _I8, _I8, _ROWS_IN, *_SCRATCH)
 def _fill_stats(
     events: Any,
     first: int,
@@ -187,12 +196,12 @@ def _fill_stats(
         stats[window, STAT_TOP_COUNTRY] = top_country
 
 
-@_compiled(_F8, _INTS, _I8, _I8, _I8, _F8)
-def _value(stat: Any, operation: int, column: int, now: int, default: float) -> float:
+@compiled(_F8, _INTS, _I8, _I8, _I8, _F8)
+def _value(stat: Any, operation: int, column: int, now: int, default: float) -> Any:
     """A feature's value from the statistics of its window, or its default when that is empty."""
     seen = stat[STAT_SEEN]
     if operation == OP_COUNT:
-        return stat[column] * 1.0 if stat[column] != 0 else default
+        return float(stat[column]) if stat[column] != 0 else default
     if operation == OP_DAYS_SINCE:
         return (now - stat[STAT_PAIR_TIME]) / DAY_US if stat[STAT_PAIR] > 0 else default
     if operation in (OP_NEW_COUNTRY, OP_BELOW_TOP_COUNTRY) and stat[STAT_SAME_COUNTRY] < 0:
@@ -216,7 +225,7 @@ def _value(stat: Any, operation: int, column: int, now: int, default: float) -> 
     return min(1.0, stat[STAT_FAILED] / stat[STAT_COUNT])
 
 
-@_compiled(
+@compiled(
     types.void, _ROWS_IN, _I8, _I8, _ROWS_IN, _INTS_IN, _I8, _I8, _I8, *_PLAN, *_SCRATCH, _FLOATS
 )
 def fill_row(
@@ -252,7 +261,7 @@ def fill_row(
         )
 
 
-@_compiled(_FLOATS, _ROWS_IN, _ROWS_IN, _INTS_IN, _I8, _I8, _I8, *_PLAN)
+@compiled(_FLOATS, _ROWS_IN, _ROWS_IN, _INTS_IN, _I8, _I8, _I8, *_PLAN)
 def live_row(
     events: Any,
     edges: Any,
@@ -276,7 +285,7 @@ def live_row(
     return out
 
 
-@_compiled(types.void, _INTS_IN, _INTS_IN, _INTS_IN, _INTS_IN, _INTS_IN, _INTS_IN, _BOOLS_IN, _ROWS)
+@compiled(types.void, _INTS_IN, _INTS_IN, _INTS_IN, _INTS_IN, _INTS_IN, _INTS_IN, _BOOLS_IN, _ROWS)
 def build_events(
     order: Any,
     wallets: Any,
@@ -303,7 +312,7 @@ def build_events(
                 events[at, total] += events[at - 1, total]
 
 
-@_compiled(types.void, _INTS_IN, _INTS)
+@compiled(types.void, _INTS_IN, _INTS)
 def keep_order(wallets: Any, times: Any) -> None:
     """Raise each time to the latest one before it in the same wallet, in place."""
     for at in range(1, wallets.shape[0]):
@@ -311,7 +320,7 @@ def keep_order(wallets: Any, times: Any) -> None:
             times[at] = max(times[at], times[at - 1])
 
 
-@_compiled(_I8, _INTS_IN, _I8, _I8, _I8)
+@compiled(_I8, _INTS_IN, _I8, _I8, _I8)
 def _first_not_below(values: Any, low: int, high: int, bound: int) -> int:
     """The first index in [low, high) of sorted `values` that is >= bound, or `high`."""
     while low < high:
@@ -323,7 +332,7 @@ def _first_not_below(values: Any, low: int, high: int, bound: int) -> int:
     return low
 
 
-@_compiled(types.void, _ROWS_IN, _I8, _I8, _I8, _ROWS_IN, _ROWS)
+@compiled(types.void, _ROWS_IN, _I8, _I8, _I8, _ROWS_IN, _ROWS)
 def _fill_edges(events: Any, start: int, first: int, now: int, windows: Any, edges: Any) -> None:
     """The running totals at each edge, for a wallet whose events before its tail start at `start`.
 
@@ -344,7 +353,7 @@ def _fill_edges(events: Any, start: int, first: int, now: int, windows: Any, edg
                 edges[window, total] = events[low - 1, COUNT + total]
 
 
-@_compiled(
+@compiled(
     types.void, _I8, _I8, _INTS_IN, _INTS_IN, _INTS_IN, _ROWS_IN, _INTS_IN, _INTS_IN, _INTS_IN,
     *_PLAN, _FLOAT_ROWS,
 )  # fmt: skip
@@ -394,75 +403,4 @@ def replay_rows(
             events, first, at, edges, failures, now,
             events[at, DESTINATION], events[at, COUNTRY],
             windows, program, defaults, keys, counts, countries, stats, out[order[at]],
-        )  # fmt: skip
-
-
-_OWN = (_I8, _I8, _I8, _I8, _I8, _I8, _F8, _FLOATS_IN, _INTS_IN, _I8, _I8)
-
-
-@_compiled(types.void, *_OWN, _FLOATS)
-def fill_inputs(
-    amount: int,
-    created_at: int,
-    is_pyc: int,
-    is_incoming: int,
-    type_at: int,
-    country_at: int,
-    balance: float,
-    history: Any,
-    chosen: Any,
-    types_count: int,
-    countries_count: int,
-    out: Any,
-) -> None:
-    """Fill `out` with a model's inputs for one transaction, in `FeatureSchema.names` order.
-
-    `type_at` and `country_at` are positions among the schema's categories, -1 for none of them;
-    `chosen` the positions in `history` of the features that are model inputs.
-    """
-    units = amount / UNITS
-    out[0] = units
-    out[1] = math.log1p(max(units, 0.0))
-    out[2] = created_at // HOUR_US % 24
-    out[3] = (created_at // DAY_US + 3) % 7  # 1970-01-01 was a Thursday; 0 is Monday
-    out[4] = is_pyc
-    out[5] = 1 - is_incoming
-    out[6] = is_incoming
-    at = 7
-    out[at : at + types_count + countries_count] = 0.0
-    if type_at >= 0:
-        out[at + type_at] = 1.0
-    if country_at >= 0:
-        out[at + types_count + country_at] = 1.0
-    at += types_count + countries_count
-    out[at] = balance
-    out[at + 1] = units / balance if balance > 0.0 else math.nan
-    for position in range(chosen.shape[0]):
-        out[at + 2 + position] = history[chosen[position]]
-
-
-@_compiled(
-    types.void, _INTS_IN, _INTS_IN, _INTS_IN, _INTS_IN, _INTS_IN, _INTS_IN, _FLOATS_IN,
-    _FLOAT_ROWS_IN, _INTS_IN, _I8, _I8, _FLOAT_ROWS,
-)  # fmt: skip
-def fill_input_rows(
-    amount: Any,
-    created_at: Any,
-    is_pyc: Any,
-    is_incoming: Any,
-    type_at: Any,
-    country_at: Any,
-    balance: Any,
-    history: Any,
-    chosen: Any,
-    types_count: int,
-    countries_count: int,
-    out: Any,
-) -> None:
-    """`fill_inputs` for every row."""
-    for row in range(amount.shape[0]):
-        fill_inputs(
-            amount[row], created_at[row], is_pyc[row], is_incoming[row], type_at[row],
-            country_at[row], balance[row], history[row], chosen, types_count, countries_count,
-            out[row],
         )  # fmt: skip

@@ -48,17 +48,16 @@ def replay(
     Raises ValueError when the columns differ in length or a failure is visible too early.
     """
     n = len(created_at)
-    columns = [
+    created_at, amount, source, destination, country = (
         np.ascontiguousarray(column, dtype=np.int64)
-        for column in (created_at, amount, destination, country)
-    ]
-    source = np.ascontiguousarray(source, dtype=np.int64)
+        for column in (created_at, amount, source, destination, country)
+    )
     blocked = np.zeros(n, np.bool_) if blocked is None else np.ascontiguousarray(blocked, np.bool_)
-    if any(len(column) != n for column in (*columns, source, blocked)):
+    if any(len(column) != n for column in (amount, source, destination, country, blocked)):
         raise ValueError("the columns differ in length")
     order, wallets, starts = _by_wallet(source)
     events = np.empty((n, kernel.EVENT_COLUMNS), dtype=np.int64)
-    kernel.build_events(order, wallets, *columns, blocked, events)
+    kernel.build_events(order, wallets, created_at, amount, destination, country, blocked, events)
     failures = _failure_timelines(failed_visible_from, order, wallets, len(starts) - 1, events)
     out = np.empty((n, len(plan.defaults)))
 

@@ -1,17 +1,100 @@
 """The inputs of one model: their names, their order, and how a row of them is put together."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+from numba import types
 from numpy.typing import NDArray
 
 from engine.errors import InvalidBundle
-from engine.features import kernel
 from engine.features.catalogue import CATALOGUE, OWN, OWN_BALANCE
+from engine.features.kernel import UNITS, compiled
 from engine.transaction import country_code
+
+_HOUR: Final = 3_600_000_000
+_DAY: Final = 24 * _HOUR
+
+_I8 = types.int64
+_F8 = types.float64
+_INTS_IN = types.Array(_I8, 1, "C", readonly=True)
+_FLOATS_IN = types.Array(_F8, 1, "C", readonly=True)
+_FLOATS = types.Array(_F8, 1, "C")
+_FLOAT_ROWS_IN = types.Array(_F8, 2, "C", readonly=True)
+_FLOAT_ROWS = types.Array(_F8, 2, "C")
+_OWN = (_F8, _I8, _I8, _I8, _I8, _I8, _F8, _FLOATS_IN, _INTS_IN, _I8, _I8)
+
+
+@compiled(types.void, *_OWN, _FLOATS)
+def _fill_inputs(
+    amount: float,
+    created_at: int,
+    is_pyc: int,
+    is_incoming: int,
+    type_at: int,
+    country_at: int,
+    balance: float,
+    history: Any,
+    chosen: Any,
+    types_count: int,
+    countries_count: int,
+    out: Any,
+) -> None:
+    """Fill `out` with a model's inputs for one transaction, in `FeatureSchema.names` order.
+
+    `amount` in currency units; `created_at` in microseconds UTC.
+
+    `type_at` and `country_at` are positions among the schema's categories, -1 for none of them;
+    `chosen` the positions in `history` of the features that are model inputs.
+    """
+    out[0] = amount
+    out[1] = math.log1p(max(amount, 0.0))
+    out[2] = created_at // _HOUR % 24
+    out[3] = (created_at // _DAY + 3) % 7  # 1970-01-01 was a Thursday; 0 is Monday
+    out[4] = is_pyc
+    out[5] = 1 - is_incoming
+    out[6] = is_incoming
+    at = 7
+    out[at : at + types_count + countries_count] = 0.0
+    if type_at >= 0:
+        out[at + type_at] = 1.0
+    if country_at >= 0:
+        out[at + types_count + country_at] = 1.0
+    at += types_count + countries_count
+    out[at] = balance
+    out[at + 1] = amount / balance if balance > 0.0 else math.nan
+    for position in range(chosen.shape[0]):
+        out[at + 2 + position] = history[chosen[position]]
+
+
+@compiled(
+    types.void, _FLOATS_IN, _INTS_IN, _INTS_IN, _INTS_IN, _INTS_IN, _INTS_IN, _FLOATS_IN,
+    _FLOAT_ROWS_IN, _INTS_IN, _I8, _I8, _FLOAT_ROWS,
+)  # fmt: skip
+def _fill_input_rows(
+    amount: Any,
+    created_at: Any,
+    is_pyc: Any,
+    is_incoming: Any,
+    type_at: Any,
+    country_at: Any,
+    balance: Any,
+    history: Any,
+    chosen: Any,
+    types_count: int,
+    countries_count: int,
+    out: Any,
+) -> None:
+    """`_fill_inputs` for every row."""
+    for row in range(amount.shape[0]):
+        _fill_inputs(
+            amount[row], created_at[row], is_pyc[row], is_incoming[row], type_at[row],
+            country_at[row], balance[row], history[row], chosen, types_count, countries_count,
+            out[row],
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -100,8 +183,8 @@ class FeatureSchema:
         out = np.empty((n, len(self.names)))
         type_at = self._type_at
         country_at = self._country_at
-        kernel.fill_input_rows(
-            np.ascontiguousarray(amount, dtype=np.int64),
+        _fill_input_rows(
+            np.asarray(amount, dtype=np.int64) / UNITS,
             np.ascontiguousarray(created_at, dtype=np.int64),
             np.fromiter((value == "PYC" for value in currency), np.int64, n),
             np.fromiter((value == "incoming" for value in direction), np.int64, n),
@@ -130,8 +213,8 @@ class FeatureSchema:
     ) -> NDArray[np.float64]:
         """`assemble` for one transaction, by the same compiled function: (len(names),)."""
         out = np.empty(len(self.names))
-        kernel.fill_inputs(
-            amount,
+        _fill_inputs(
+            amount / UNITS,
             created_at,
             currency == "PYC",
             direction == "incoming",
