@@ -108,3 +108,15 @@ class RegistryMoved(RegistryError):
     """Someone else moved the alias after the caller looked at it."""
 
     code = "REGISTRY_MOVED"
+
+
+class UnknownTransaction(SentinelleError):
+    """An outcome is about a transaction that was never scored here."""
+
+    code = "UNKNOWN_TRANSACTION"
+
+
+class OutcomeConflict(SentinelleError):
+    """Another outcome of the same transaction was received before."""
+
+    code = "OUTCOME_CONFLICT"

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Annotated, Any, Literal, get_args
@@ -60,6 +60,11 @@ Direction = Annotated[Literal["outgoing", "incoming"], Meta(description='"outgoi
 Timestamp = Annotated[
     datetime, Meta(description="an RFC 3339 date and time in the years 1970 to 9998")
 ]
+
+
+def is_in_range(moment: datetime) -> bool:
+    """Say whether an aware time is in the years 1970 to 9998, which every part can hold."""
+    return _EPOCH <= moment < _LATEST
 
 
 def amount_to_units(amount: float) -> int:
@@ -234,16 +239,17 @@ def decode_score_request(body: bytes) -> ScoreRequest:
     try:
         request: ScoreRequest = _DECODER.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise _invalid(_faults(body) or [FieldError("body", f"not valid JSON: {error}")]) from None
+        raise invalid_request(_faults(body) or [FieldError("body", f"not valid JSON: {error}")]) from None
     if faults := list(_semantic_faults(request)):
-        raise _invalid(faults)
+        raise invalid_request(faults)
     return request
 
 
 _DECODER = msgspec.json.Decoder(ScoreRequest)
 
 
-def _invalid(faults: list[FieldError]) -> InvalidRequest:
+def invalid_request(faults: Sequence[FieldError]) -> InvalidRequest:
+    """The error that names these faults."""
     fields = ", ".join(dict.fromkeys(fault.field for fault in faults))
     return InvalidRequest(f"The request is not valid: {fields}.", faults)
 
@@ -251,7 +257,7 @@ def _invalid(faults: list[FieldError]) -> InvalidRequest:
 def _semantic_faults(request: ScoreRequest) -> Iterator[FieldError]:
     """Yield what the types of a well-typed request can't say."""
     transaction = request.transaction
-    if not _EPOCH <= transaction.created_at < _LATEST:
+    if not is_in_range(transaction.created_at):
         yield _unexpected("transaction.created_at", Timestamp)
     if transaction.features is not None:
         yield from _override_faults(transaction.features, "transaction.features")
@@ -312,28 +318,35 @@ def _integer(text: str) -> int | float | _NotFinite:
 
 def _faults(body: bytes) -> list[FieldError]:
     """Return every fault of a body that the fast path refused (slow, for answers only)."""
+    raw = parse_json(body)
+    if not isinstance(raw, dict):
+        return [FieldError("body", "expected a JSON object")]
+    return list(struct_faults(ScoreRequest, raw, ""))
+
+
+def parse_json(body: bytes) -> Any:
+    """Parse a body that msgspec refused, to look for its faults; a number that is not finite
+    becomes an object that no field accepts. Raises InvalidRequest when it is not JSON at all."""
     try:
-        raw = json.loads(
+        return json.loads(
             body.decode(),
             parse_float=_number,
             parse_int=_integer,
             parse_constant=lambda _: _NotFinite(),
         )
     except UnicodeDecodeError:
-        return [FieldError("body", "not valid UTF-8")]
+        fault = "not valid UTF-8"
     except RecursionError:
-        return [FieldError("body", "nested too deeply")]
+        fault = "nested too deeply"
     except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        return [FieldError("body", f"not valid JSON: {error.msg} ({place})")]
-    if not isinstance(raw, dict):
-        return [FieldError("body", "expected a JSON object")]
-    return list(_struct_faults(ScoreRequest, raw, ""))
+        fault = f"not valid JSON: {error.msg} (line {error.lineno}, column {error.colno})"
+    raise invalid_request([FieldError("body", fault)])
 
 
-def _struct_faults(
+def struct_faults(
     struct: type[msgspec.Struct], raw: Mapping[str, Any], path: str
 ) -> Iterator[FieldError]:
+    """Yield what keeps `raw` from being a `struct`, its fields' names prefixed with `path`."""
     for field in msgspec.structs.fields(struct):
         here = path + field.name
         if field.name not in raw:
@@ -343,7 +356,7 @@ def _struct_faults(
         value = raw[field.name]
         nested = _nested_struct(field.type)
         if nested is not None and isinstance(value, dict):
-            yield from _struct_faults(nested, value, here + ".")
+            yield from struct_faults(nested, value, here + ".")
             if nested is Features:
                 yield from _raw_override_faults(value, here)
         else:
@@ -358,7 +371,7 @@ def _value_faults(value: object, expected: Any, path: str) -> Iterator[FieldErro
         return
     if isinstance(converted, datetime):
         aware = converted if converted.tzinfo else converted.replace(tzinfo=UTC)
-        if not _EPOCH <= aware < _LATEST:
+        if not is_in_range(aware):
             yield _unexpected(path, expected)
 
 
