@@ -239,7 +239,8 @@ def decode_score_request(body: bytes) -> ScoreRequest:
     try:
         request: ScoreRequest = _DECODER.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise invalid_request(_faults(body) or [FieldError("body", f"not valid JSON: {error}")]) from None
+        faults = _faults(body) or [FieldError("body", f"not valid JSON: {error}")]
+        raise invalid_request(faults) from None
     if faults := list(_semantic_faults(request)):
         raise invalid_request(faults)
     return request
