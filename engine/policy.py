@@ -7,10 +7,9 @@ transaction and a whole data set, so they agree to the last bit.
 """
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -41,15 +40,6 @@ class PiecewiseLinear:
         """Return the curve at `values`, in their shape."""
         points = np.asarray(values, dtype=np.float64)
         return np.asarray(np.interp(points, self.x, self.y), dtype=np.float64)
-
-    def to_dict(self) -> dict[str, list[float]]:
-        """Return the points as JSON values."""
-        return {"x": list(self.x), "y": list(self.y)}
-
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Sequence[float]]) -> "PiecewiseLinear":
-        """Read `to_dict`; raises ValueError, KeyError or TypeError when it is not one."""
-        return cls(tuple(float(v) for v in raw["x"]), tuple(float(v) for v in raw["y"]))
 
 
 @dataclass(frozen=True)
@@ -110,27 +100,3 @@ class Policy:
         if risk >= self.block:
             return BLOCK
         return REVIEW if risk >= self.review else APPROVE
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the policy as JSON values."""
-        weights = self.weights
-        return {
-            "weights": {
-                "rule": weights.rule,
-                "supervised": weights.supervised,
-                "unsupervised": weights.unsupervised,
-            },
-            "thresholds": {"review": self.review, "block": self.block},
-            "calibration": None if self.calibration is None else self.calibration.to_dict(),
-        }
-
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> "Policy":
-        """Read `to_dict`; raises ValueError, KeyError or TypeError when it is not one."""
-        curve = raw["calibration"]
-        return cls(
-            review=float(raw["thresholds"]["review"]),
-            block=float(raw["thresholds"]["block"]),
-            weights=Weights(**{k: float(v) for k, v in raw["weights"].items()}),
-            calibration=None if curve is None else PiecewiseLinear.from_dict(curve),
-        )

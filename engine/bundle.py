@@ -1,0 +1,249 @@
+"""The bundle: the folder a version is served from, with a manifest that vouches for every file.
+
+    manifest.json                 protocol, schema, policy, and each other file's size and SHA-256
+    supervised.treelite           the gradient boosting, as a Treelite checkpoint
+    unsupervised.treelite         the isolation forest, likewise
+    *.joblib, baseline.json, …    for workers and people; serving checks them and never opens them
+
+Whoever knows the manifest's SHA-256 (the registry) can check the rest. The manifest is written
+last and only if absent, so a folder that has one is complete.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import InvalidBundle, ObjectMissing
+from engine.features.catalogue import fingerprint
+from engine.features.schema import FeatureSchema
+from engine.policy import PiecewiseLinear, Policy
+from engine.store import Store
+from engine.trees import SupervisedModel, UnsupervisedModel
+
+PROTOCOL: Final = 1
+MANIFEST: Final = "manifest.json"
+SUPERVISED: Final = "supervised.treelite"
+UNSUPERVISED: Final = "unsupervised.treelite"
+FEATURE_SCHEMA: Final = "feature_schema.json"
+THRESHOLDS: Final = "thresholds.json"
+
+
+class FileEntry(msgspec.Struct, frozen=True):
+    """What the manifest knows of a file: its size in bytes and its SHA-256 in hex."""
+
+    size: int
+    sha256: str
+
+
+class Anomaly(msgspec.Struct, frozen=True):
+    """How the isolation forest is read."""
+
+    fill: list[float]
+    """What stands for an unknown value, in the schema's order."""
+    calibration: PiecewiseLinear
+    """From the forest's raw score to [0, 1]."""
+
+
+class BundleManifest(msgspec.Struct, frozen=True, kw_only=True):
+    """The facts of a version.
+
+    `feature_schema` is FeatureSchema's `to_dict`, `rule_set_sha256` (hex) that of the rules the
+    thresholds were tuned with, `training` a summary for people, `libraries` name to version.
+    """
+
+    protocol: int
+    model: str
+    version: str
+    feature_schema: dict[str, Any]
+    catalogue_fingerprint: str
+    policy: Policy
+    anomaly: Anomaly
+    rule_set_sha256: str
+    training: dict[str, Any]
+    libraries: dict[str, str]
+    files: dict[str, FileEntry]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A loaded version, ready to score."""
+
+    manifest: BundleManifest
+    manifest_sha256: str
+    schema: FeatureSchema
+    policy: Policy
+    supervised: SupervisedModel
+    unsupervised: UnsupervisedModel
+
+
+def write_bundle(
+    store: Store,
+    prefix: str,
+    files: Mapping[str, bytes],
+    *,
+    model: str,
+    version: str,
+    schema: FeatureSchema,
+    policy: Policy,
+    fill: NDArray[np.float64],
+    anomaly_calibration: PiecewiseLinear,
+    rule_set_sha256: str,
+    training: Mapping[str, Any],
+    libraries: Mapping[str, str],
+) -> str:
+    """Write a bundle into the folder `prefix` and return its manifest's SHA-256 (hex).
+
+    `files` are the two checkpoints and whatever else belongs to the version; the files for people
+    (feature_schema.json, thresholds.json) are written from the facts given here.
+
+    Raises InvalidBundle when the folder already has a manifest, or when what is given would not
+    load.
+    """
+    facts = {
+        FEATURE_SCHEMA: _encode(schema.to_dict()),
+        THRESHOLDS: _encode({"review": policy.review, "block": policy.block}),
+    }
+    contents = {**files, **facts}
+    manifest = BundleManifest(
+        protocol=PROTOCOL,
+        model=model,
+        version=version,
+        feature_schema=schema.to_dict(),
+        catalogue_fingerprint=fingerprint(),
+        policy=policy,
+        anomaly=Anomaly(fill.tolist(), anomaly_calibration),
+        rule_set_sha256=rule_set_sha256,
+        training=dict(training),
+        libraries=dict(libraries),
+        files={name: _entry(data) for name, data in sorted(contents.items())},
+    )
+    data = _encode(manifest)
+    digest = hashlib.sha256(data).hexdigest()
+    _build(manifest, digest, contents)
+    _write(store, prefix, contents, data)
+    return digest
+
+
+def verify_bundle(store: Store, prefix: str, manifest_sha256: str) -> BundleManifest:
+    """Check a bundle against its manifest's digest, and every file against the manifest.
+
+    Raises InvalidBundle naming what is wrong.
+    """
+    return _read(store, prefix, manifest_sha256).manifest
+
+
+def load_bundle(store: Store, prefix: str, manifest_sha256: str) -> Bundle:
+    """Check a bundle as `verify_bundle` does and load what serving needs of it.
+
+    Raises InvalidBundle naming what is wrong; then nothing was loaded.
+    """
+    verified = _read(store, prefix, manifest_sha256)
+    return _build(verified.manifest, manifest_sha256, verified.files)
+
+
+def publish(
+    source: Store, source_prefix: str, target: Store, target_prefix: str, manifest_sha256: str
+) -> BundleManifest:
+    """Copy a verified bundle, the manifest last. Publishing the same again changes nothing.
+
+    Raises InvalidBundle when the source does not verify or the target holds another bundle.
+    """
+    verified = _read(source, source_prefix, manifest_sha256)
+    if target.exists(f"{target_prefix}/{MANIFEST}"):
+        return verify_bundle(target, target_prefix, manifest_sha256)
+    _write(target, target_prefix, verified.files, verified.data)
+    return verified.manifest
+
+
+class _Verified(NamedTuple):
+    """A bundle whose bytes are the ones that were registered."""
+
+    data: bytes
+    manifest: BundleManifest
+    files: dict[str, bytes]
+
+
+def _read(store: Store, prefix: str, manifest_sha256: str) -> _Verified:
+    data, manifest = _read_manifest(store, prefix, manifest_sha256)
+    files = {name: _read_file(store, prefix, name, entry) for name, entry in manifest.files.items()}
+    return _Verified(data, manifest, files)
+
+
+def _write(store: Store, prefix: str, contents: Mapping[str, bytes], manifest: bytes) -> None:
+    if store.exists(f"{prefix}/{MANIFEST}"):
+        raise InvalidBundle(f"There is already a bundle in {prefix}.")
+    for name, data in contents.items():
+        store.write(f"{prefix}/{name}", data)
+    if not store.create_if_absent(f"{prefix}/{MANIFEST}", manifest):
+        raise InvalidBundle(f"Another bundle was written to {prefix} at the same time.")
+
+
+def _read_manifest(store: Store, prefix: str, sha256: str) -> tuple[bytes, BundleManifest]:
+    try:
+        data = store.read(f"{prefix}/{MANIFEST}")
+    except ObjectMissing:
+        raise InvalidBundle(f"The bundle in {prefix} has no manifest.") from None
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise InvalidBundle(f"The manifest in {prefix} is not the one that was registered.")
+    try:
+        # The protocol first: another one may have another shape.
+        protocol = msgspec.json.decode(data, type=_ProtocolOnly).protocol
+        if protocol != PROTOCOL:
+            raise InvalidBundle(
+                f"The bundle in {prefix} has protocol {protocol}; this engine reads {PROTOCOL}."
+            )
+        return data, msgspec.json.decode(data, type=BundleManifest)
+    except msgspec.MsgspecError as error:
+        raise InvalidBundle(f"The manifest in {prefix} can't be read: {error}") from None
+
+
+class _ProtocolOnly(msgspec.Struct):
+    protocol: int
+
+
+def _read_file(store: Store, prefix: str, name: str, entry: FileEntry) -> bytes:
+    try:
+        data = store.read(f"{prefix}/{name}")
+    except ObjectMissing:
+        raise InvalidBundle(f"The bundle in {prefix} has no {name}.") from None
+    if _entry(data) != entry:
+        raise InvalidBundle(f"The file {name} in {prefix} is not the one in the manifest.")
+    return data
+
+
+def _build(manifest: BundleManifest, digest: str, contents: Mapping[str, bytes]) -> Bundle:
+    """Construct the served objects from verified content."""
+    for name in (SUPERVISED, UNSUPERVISED):
+        if name not in contents:
+            raise InvalidBundle(f"The bundle has no {name}.")
+    if manifest.catalogue_fingerprint != fingerprint():
+        raise InvalidBundle(
+            f"Version {manifest.version} was trained with other feature definitions than this "
+            "engine computes; train it again."
+        )
+    schema = FeatureSchema.from_dict(manifest.feature_schema)
+    count = len(schema.names)
+    fill = np.array(manifest.anomaly.fill, dtype=np.float64)
+    return Bundle(
+        manifest=manifest,
+        manifest_sha256=digest,
+        schema=schema,
+        policy=manifest.policy,
+        supervised=SupervisedModel(contents[SUPERVISED], count),
+        unsupervised=UnsupervisedModel(
+            contents[UNSUPERVISED], count, fill, manifest.anomaly.calibration
+        ),
+    )
+
+
+def _entry(data: bytes) -> FileEntry:
+    return FileEntry(len(data), hashlib.sha256(data).hexdigest())
+
+
+def _encode(value: Any) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2)
