@@ -22,6 +22,7 @@ class Attempt(ImmutableModel):
     source_event = models.BinaryField(help_text="engine.features event with its running totals")
 
     class Meta:
+        default_permissions = ("view",)
         indexes = [
             models.Index(fields=["source_wallet_id", "source_time", "id"], name="attempt_source"),
         ]
@@ -45,7 +46,7 @@ class ScoreRecord(ImmutableModel):
     digest = models.BinaryField(help_text="SHA-256 of the transaction, for idempotency")
     transaction = models.JSONField()
     context = models.JSONField()
-    created_at = models.DateTimeField(db_index=True, help_text="When the transaction was made")
+    created_at = models.DateTimeField(help_text="When the transaction was made")
     scored_at = models.DateTimeField(db_index=True)
     decision = models.CharField(max_length=8, choices=Decision.choices)
     risk_score = models.FloatField()
@@ -56,11 +57,26 @@ class ScoreRecord(ImmutableModel):
     rules_fired = models.JSONField(default=list, help_text="Rule ids, such as R8")
     features = models.JSONField(help_text="Every feature's value")
     features_sent = models.JSONField(default=list, help_text="Names of those the caller sent")
-    model_version = models.ForeignKey(ModelVersion, on_delete=models.PROTECT, related_name="+")
-    rule_set = models.ForeignKey(RuleSet, on_delete=models.PROTECT, related_name="+")
+    # Versions and rule sets are never deleted, so the database need not check that they exist. It
+    # would by locking the one row that every decision names, in each of them.
+    model_version = models.ForeignKey(
+        ModelVersion,
+        on_delete=models.PROTECT,
+        related_name="+",
+        db_constraint=False,
+        db_index=False,
+    )
+    rule_set = models.ForeignKey(
+        RuleSet, on_delete=models.PROTECT, related_name="+", db_constraint=False, db_index=False
+    )
 
     class Meta:
-        indexes = [models.Index(fields=["decision", "-attempt"], name="record_decision")]
+        ordering = ["-attempt"]
+        default_permissions = ("view",)
+        indexes = [
+            models.Index(fields=["decision", "-attempt"], name="record_decision"),
+            models.Index(fields=["model_version", "-attempt"], name="record_version"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.attempt_id}: {self.decision}"
@@ -86,6 +102,7 @@ class Outcome(ImmutableModel):
     failure_count = models.BigIntegerField(null=True, help_text="Failures up to this one")
 
     class Meta:
+        default_permissions = ("view",)
         indexes = [
             models.Index(
                 fields=["failure_wallet_id", "failure_time", "id"],

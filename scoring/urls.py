@@ -1,3 +1,11 @@
 """Addresses of the scoring API."""
 
-urlpatterns: list = []
+from django.urls import path
+
+from scoring.api import HealthView, OutcomesView, ScoreView
+
+urlpatterns = [
+    path("score", ScoreView.as_view(), name="score"),
+    path("outcomes", OutcomesView.as_view(), name="outcomes"),
+    path("health", HealthView.as_view(), name="health"),
+]

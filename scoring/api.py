@@ -1,0 +1,109 @@
+"""The HTTP door: translate in, one call, translate out. The contract is docs/api.md."""
+
+from collections.abc import Iterable
+
+import msgspec
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+from rest_framework.exceptions import UnsupportedMediaType
+from rest_framework.negotiation import BaseContentNegotiation
+from rest_framework.parsers import BaseParser
+from rest_framework.permissions import AllowAny
+from rest_framework.renderers import BaseRenderer
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+from deployments.models import Scope
+from scoring import services
+from scoring.authentication import ApiKeyAuthentication, HasScope, KeyRateThrottle
+from scoring.live_model import live_model
+
+JSON = "application/json"
+_ENCODER = msgspec.json.Encoder()
+
+
+class OnlyJson(BaseContentNegotiation):
+    """There is one representation, so `Accept` has nothing to choose (RFC 9110, 12.4.1)."""
+
+    def select_parser(self, request: Request, parsers: Iterable[BaseParser]) -> BaseParser:  # noqa: ARG002
+        """The one parser there is."""
+        return next(iter(parsers))
+
+    def select_renderer(
+        self,
+        request: Request,  # noqa: ARG002
+        renderers: Iterable[BaseRenderer],
+        format_suffix: str | None = None,  # noqa: ARG002
+    ) -> tuple[BaseRenderer, str]:
+        """The one renderer there is."""
+        renderer = next(iter(renderers))
+        return renderer, renderer.media_type
+
+
+class JsonView(APIView):
+    """A view that reads its body itself: msgspec decodes and validates in one step."""
+
+    authentication_classes = [ApiKeyAuthentication]
+    permission_classes = [HasScope]
+    throttle_classes = [KeyRateThrottle]
+    content_negotiation_class = OnlyJson
+
+    @staticmethod
+    def body(request: HttpRequest) -> bytes:
+        """The body; raises UnsupportedMediaType when it is not declared as JSON, and
+        RequestDataTooBig."""
+        if request.content_type != JSON:
+            raise UnsupportedMediaType(request.content_type or "none")
+        return request.body
+
+    @staticmethod
+    def answer(value: object, status: int = 200) -> HttpResponse:
+        """A JSON answer."""
+        return HttpResponse(_ENCODER.encode(value), content_type=JSON, status=status)
+
+
+class ScoreView(JsonView):
+    """`POST /score`: decide one transaction."""
+
+    required_scope = Scope.SCORE.value
+
+    def post(self, request: Request) -> HttpResponse:
+        """Answer the decision, or the one that was given before."""
+        scored = services.score(self.body(request._request), timezone.now())
+        response = self.answer(scored.answer)
+        if scored.is_replay:
+            response["Idempotent-Replayed"] = "true"
+        return response
+
+
+class OutcomesView(JsonView):
+    """`POST /outcomes`: how transactions ended."""
+
+    required_scope = Scope.SCORE.value
+
+    def post(self, request: Request) -> HttpResponse:
+        """Answer how many reports were new."""
+        receipt = services.outcomes_record(self.body(request._request), timezone.now())
+        return self.answer(receipt._asdict())
+
+
+class HealthView(JsonView):
+    """`GET /health`: whether this process can decide."""
+
+    authentication_classes = []
+    permission_classes = [AllowAny]
+    throttle_classes = []
+
+    def get(self, request: Request) -> HttpResponse:  # noqa: ARG002
+        """Answer 200 or 503 with the reason."""
+        health = live_model.health()
+        loaded = health.model_version is not None
+        body = {
+            "status": "unhealthy" if health.reason else "healthy",
+            "model_version": health.model_version,
+            "supervised_loaded": loaded,
+            "unsupervised_loaded": loaded,
+        }
+        if health.reason:
+            body["reason"] = health.reason
+        return self.answer(body, status=503 if health.reason else 200)

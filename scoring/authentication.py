@@ -1,0 +1,153 @@
+"""Who may call the API: keys with scopes, and the open door of a demo home.
+
+Keys are looked up by their SHA-256 and remembered for `KEY_CACHE_SECONDS`, so that a busy caller
+costs no query a request and a revoked key still ends within that time.
+"""
+
+import logging
+import time
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any, ClassVar
+
+from django.conf import settings
+from django.core.cache import cache
+from redis import RedisError
+from rest_framework.authentication import BaseAuthentication
+from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.permissions import BasePermission
+from rest_framework.request import Request
+from rest_framework.throttling import BaseThrottle
+
+from deployments.models import ApiKey, Scope
+from deployments.selectors import api_key_find
+
+logger = logging.getLogger(__name__)
+KEYWORD = "Api-Key"
+_CACHE_LIMIT = 1_024
+_FORWARDING_HEADERS = ("HTTP_FORWARDED", "HTTP_X_FORWARDED_FOR", "HTTP_X_REAL_IP")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sent a request: the key's id and name, and what it may do. DRF's user."""
+
+    key_id: str
+    name: str
+    scopes: frozenset[str]
+    is_authenticated: ClassVar[bool] = True
+
+
+DEMO_CALLER = Caller("demo", "demo home", frozenset(Scope.values))
+
+
+class KeyCache:
+    """Callers by the digest of their key, each believed for a while.
+
+    Only keys that exist are kept, so guessing can neither fill it nor hide a new key. Shared by
+    the threads of a process: every operation is one of a dict's atomic ones.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[str, tuple[float, Caller]] = {}
+
+    def get(self, digest: str) -> Caller | None:
+        """The caller, unless it is unknown or was read too long ago."""
+        entry = self._entries.get(digest)
+        return entry[1] if entry and time.monotonic() < entry[0] else None
+
+    def put(self, digest: str, caller: Caller, read_at: float) -> None:
+        """Remember a caller read from the database at `read_at` (monotonic seconds)."""
+        if len(self._entries) >= _CACHE_LIMIT:
+            self.clear()
+        self._entries[digest] = (read_at + settings.KEY_CACHE_SECONDS, caller)
+
+    def clear(self) -> None:
+        """Forget everyone."""
+        self._entries.clear()
+
+
+key_cache = KeyCache()
+
+
+class ApiKeyAuthentication(BaseAuthentication):
+    """`Authorization: Api-Key KEY`."""
+
+    def authenticate(self, request: Request) -> tuple[Caller, None] | None:
+        """The caller of a valid key; None without credentials; raises for a wrong one."""
+        header = request.META.get("HTTP_AUTHORIZATION", "")
+        if not header:
+            return (DEMO_CALLER, None) if _is_demo_visitor(request.META) else None
+        keyword, _, key = header.partition(" ")
+        if keyword.lower() != KEYWORD.lower():
+            raise AuthenticationFailed(f"Authenticate with “Authorization: {KEYWORD} KEY”.")
+        return _caller(key.strip()), None
+
+    def authenticate_header(self, request: Request) -> str:  # noqa: ARG002
+        """The value of `WWW-Authenticate`."""
+        return KEYWORD
+
+
+def _caller(key: str) -> Caller:
+    digest = ApiKey.digest(key)
+    if caller := key_cache.get(digest):
+        return caller
+    read_at = time.monotonic()
+    found = api_key_find(key)
+    if found is None:
+        raise AuthenticationFailed("The key is unknown or was revoked.")
+    caller = Caller(str(found.pk), found.name, frozenset(found.scopes))
+    key_cache.put(digest, caller, read_at)
+    return caller
+
+
+def _is_demo_visitor(meta: dict[str, Any]) -> bool:
+    """Whether a demo home is asked from this machine, not through a proxy on it."""
+    if not settings.DEMO or any(name in meta for name in _FORWARDING_HEADERS):
+        return False
+    try:
+        return ip_address(meta.get("REMOTE_ADDR", "")).is_loopback
+    except ValueError:
+        return False
+
+
+class HasScope(BasePermission):
+    """The caller's key carries the view's `required_scope`. A view without one is open to none."""
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        """Whether the caller may use the view."""
+        scope = getattr(view, "required_scope", None)
+        self.message = f"The key lacks the scope “{scope}”."
+        return isinstance(request.user, Caller) and scope in request.user.scopes
+
+
+class KeyRateThrottle(BaseThrottle):
+    """At most `RATE_LIMIT` requests a key in each second, minute, hour or day of the clock.
+
+    The counter is in the shared cache, so the limit holds over all processes. Decisions matter
+    more than the limit: while the cache is out of reach, requests pass and the log says so.
+    """
+
+    _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+    def allow_request(self, request: Request, view: Any) -> bool:  # noqa: ARG002
+        """Count the request and say whether it is within the limit."""
+        caller = request.user
+        if not settings.RATE_LIMIT or not isinstance(caller, Caller):
+            return True
+        limit, _, unit = settings.RATE_LIMIT.partition("/")
+        seconds = self._SECONDS[unit]
+        now = time.time()
+        window = int(now // seconds)
+        self._wait = (window + 1) * seconds - now
+        name = f"rate:{caller.key_id}:{window}"
+        try:
+            cache.add(name, 0, timeout=2 * seconds)
+            return bool(cache.incr(name) <= int(limit))
+        except RedisError as error:
+            logger.warning("The rate limit is not applied, the cache does not answer: %s", error)
+            return True
+
+    def wait(self) -> float:
+        """Seconds until the next window."""
+        return self._wait

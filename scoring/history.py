@@ -1,0 +1,285 @@
+"""A transaction's turn: its wallets locked, their past read, its own record written.
+
+This is the hot path, so it is SQL: on PostgreSQL one round trip opens the transaction, takes the
+locks and reads, and one more writes and commits. Statements are written once for both databases;
+what differs (locks, round trips) is in `_PostgreSQL` and `_SQLite`.
+
+On PostgreSQL each wallet has an advisory lock, taken in sorted order, so that two transfers in
+opposite directions can't wait for each other. The read is a later statement than the lock: under
+READ COMMITTED each statement sees what was committed when it began, and a statement that also
+takes the lock began too early. SQLite has one writer at a time, which BEGIN IMMEDIATE chooses.
+"""
+
+# ruff: noqa: S608 (statements are put together from constants; values are always parameters)
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from django.db import DatabaseError, InterfaceError, connection, transaction
+from django.db.backends.utils import CursorWrapper
+
+from engine.features.catalogue import ADDITIVE_WINDOWS, FAILURE_WINDOWS
+from engine.features.kernel import COUNT, TAIL
+from engine.features.live import (
+    NO_EDGES,
+    NO_FAILURES,
+    SourceHistory,
+    decode_events,
+    effective_time,
+    windows_to_seek,
+)
+from engine.transaction import Transaction, wallet_code
+
+LOCK_TIMEOUT: Final = "5s"
+"""How long a request waits for its wallets before it is answered 503."""
+
+_MANY_WALLETS: Final = 64
+_BATCH_LOCK: Final = (0x5E57, 1)
+"""PostgreSQL keeps advisory locks in a table of fixed size (about 64 a connection), so requests
+that lock more wallets than that go one at a time. Two 32-bit keys never meet a wallet's 64 bits.
+"""
+
+_TOTALS = struct.Struct("<3q")
+
+
+class StoredDecision(NamedTuple):
+    """A decision as it was answered, with the digest of the transaction it answered."""
+
+    digest: bytes
+    risk_score: float
+    decision: str
+    reasons: str  # JSON
+    version: str
+    rule_score: float
+    supervised_score: float | None
+    unsupervised_score: float | None
+
+
+class NewRecord(NamedTuple):
+    """The columns of one Attempt and its ScoreRecord, in the order of the INSERT statements."""
+
+    transaction_id: str
+    source_wallet_id: str
+    destination_wallet_id: str
+    source_time: int
+    source_event: bytes
+    # Of the ScoreRecord; JSON columns as text, times as the database takes them.
+    digest: bytes
+    transaction: str
+    context: str
+    created_at: Any
+    scored_at: Any
+    decision: str
+    risk_score: float
+    rule_score: float
+    supervised_score: float | None
+    unsupervised_score: float | None
+    reasons: str
+    rules_fired: str
+    features: str
+    features_sent: str
+    model_version_id: int
+    rule_set_id: int
+
+
+_ATTEMPT_COLUMNS = NewRecord._fields[:5]
+_RECORD_COLUMNS = NewRecord._fields[5:]
+
+
+def _insert(table: str, columns: Sequence[str], first: str = "") -> str:
+    values = ", ".join(([first] if first else []) + ["%s"] * len(columns))
+    names = ", ".join((["attempt_id"] if first else []) + list(columns))
+    return f"INSERT INTO {table} ({names}) VALUES ({values})"
+
+
+_INSERT_ATTEMPT = _insert("scoring_attempt", _ATTEMPT_COLUMNS)
+_FIND_ATTEMPT = "SELECT id FROM scoring_attempt WHERE transaction_id = %s"
+# `source_time` never falls as `id` rises within a wallet, so the index serves both orders.
+_TAIL = (
+    "SELECT source_time, id, source_event FROM scoring_attempt WHERE source_wallet_id = %s "
+    f"ORDER BY source_time DESC, id DESC LIMIT {TAIL}"
+)
+_EVENT_BEFORE = (
+    "(SELECT source_event FROM scoring_attempt WHERE source_wallet_id = %s AND source_time < %s "
+    "ORDER BY source_time DESC, id DESC LIMIT 1)"
+)
+_FAILURES = (
+    "(SELECT failure_count FROM scoring_outcome WHERE failure_wallet_id = %s{before} "
+    "ORDER BY failure_time DESC, id DESC LIMIT 1)"
+)
+_STORED = (
+    "SELECT r.digest, r.risk_score, r.decision, r.reasons, v.version, r.rule_score, "
+    "r.supervised_score, r.unsupervised_score "
+    "FROM scoring_scorerecord r JOIN deployments_modelversion v ON v.id = r.model_version_id "
+    "JOIN scoring_attempt a ON a.id = r.attempt_id WHERE a.transaction_id = %s"
+)
+
+
+class Turn:
+    """What a transaction may read and write while its wallets are its own."""
+
+    def __init__(self, cursor: CursorWrapper, subject: Transaction) -> None:
+        self._cursor = cursor
+        self._subject = subject
+        self._events = b""
+        self._failures = NO_FAILURES
+        self.is_known = False
+        """Whether the transaction id was recorded before."""
+        self.is_open = True
+
+    def history(self) -> SourceHistory:
+        """The source wallet's history up to this transaction."""
+        events = decode_events(self._events)
+        now = effective_time(self._subject.created_at_us, events)
+        return SourceHistory(events, self._edges(windows_to_seek(events, now), now), self._failures)
+
+    def _edges(self, windows: tuple[int, ...], now: int) -> np.ndarray:
+        """The running totals before each window that reaches further back than the tail."""
+        if not windows:
+            return NO_EDGES
+        edges = NO_EDGES.copy()
+        parameters: list[Any] = []
+        for index in windows:
+            parameters += [self._subject.source_wallet_id, now - ADDITIVE_WINDOWS[index]]
+        statement = "SELECT " + ", ".join([_EVENT_BEFORE] * len(windows))
+        self._cursor.execute(statement, parameters)
+        for index, event in zip(windows, self._cursor.fetchone(), strict=True):
+            if event is not None:
+                edges[index] = _TOTALS.unpack_from(event, 8 * COUNT)
+        return edges
+
+    def write(self, record: NewRecord) -> None:
+        """Write the attempt and its record; they are durable when the turn ends. Raises
+        IntegrityError when another turn has just recorded the same transaction id."""
+        raise NotImplementedError
+
+
+class _PostgreSQL(Turn):
+    _OPEN = (
+        "BEGIN ISOLATION LEVEL READ COMMITTED; "
+        f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; "
+        "SELECT pg_advisory_xact_lock(%s), pg_advisory_xact_lock(%s); "
+        f"SELECT ({_FIND_ATTEMPT}), tail.events, {{failures}} FROM ("
+        "SELECT max(source_time) AS latest, "
+        f"string_agg(source_event, ''::bytea ORDER BY source_time, id) AS events FROM ({_TAIL}) t"
+        ") tail"
+    ).format(
+        failures=", ".join(
+            _FAILURES.format(before=before)
+            for before in [""]
+            + [
+                f" AND failure_time < greatest(tail.latest, %s) - {window}"
+                for window in FAILURE_WINDOWS
+            ]
+        )
+    )
+    _WRITE = (
+        f"WITH attempt AS ({_INSERT_ATTEMPT} RETURNING id) "
+        + _insert("scoring_scorerecord", _RECORD_COLUMNS, "(SELECT id FROM attempt)")
+        + "; COMMIT"
+    )
+
+    def open(self) -> None:
+        subject = self._subject
+        source, created_at = subject.source_wallet_id, subject.created_at_us
+        locks = sorted((wallet_code(source), wallet_code(subject.destination_wallet_id)))
+        parameters: list[Any] = [*locks, subject.transaction_id, source]
+        parameters += [source, created_at] * len(FAILURE_WINDOWS) + [source]
+        self._cursor.execute(self._OPEN, parameters)
+        self._cursor.set_result(-1)
+        attempt_id, events, *failures = self._cursor.fetchone()
+        self.is_known = attempt_id is not None
+        self._events = events or b""
+        if failures[0] is not None:
+            self._failures = np.array([count or 0 for count in failures], dtype=np.int64)
+
+    def write(self, record: NewRecord) -> None:
+        self._cursor.execute(self._WRITE, record)
+        self.is_open = False
+
+    def abandon(self) -> None:
+        """Undo whatever is open; a connection that can't is not used again."""
+        try:
+            self._cursor.execute("ROLLBACK")
+        except (DatabaseError, InterfaceError):
+            connection.close()
+
+
+class _SQLite(Turn):
+    _WRITE_RECORD = _insert("scoring_scorerecord", _RECORD_COLUMNS, "last_insert_rowid()")
+
+    def open(self) -> None:
+        subject = self._subject
+        self.is_known = self._value(_FIND_ATTEMPT, subject.transaction_id) is not None
+        self._cursor.execute(_TAIL, [subject.source_wallet_id])
+        rows = self._cursor.fetchall()
+        self._events = b"".join(event for _, _, event in reversed(rows))
+        now = max(subject.created_at_us, rows[0][0]) if rows else subject.created_at_us
+        self._read_failures(now)
+
+    def _read_failures(self, now: int) -> None:
+        wallet = self._subject.source_wallet_id
+        total = self._value(f"SELECT {_FAILURES.format(before='')}", wallet)
+        if total is not None:
+            before = f"SELECT {_FAILURES.format(before=' AND failure_time < %s')}"
+            counts = [self._value(before, wallet, now - window) for window in FAILURE_WINDOWS]
+            self._failures = np.array([total] + [c or 0 for c in counts], dtype=np.int64)
+
+    def _value(self, statement: str, *parameters: Any) -> Any:
+        self._cursor.execute(statement, parameters)
+        row = self._cursor.fetchone()
+        return row[0] if row else None
+
+    def write(self, record: NewRecord) -> None:
+        self._cursor.execute(_INSERT_ATTEMPT, record[: len(_ATTEMPT_COLUMNS)])
+        self._cursor.execute(self._WRITE_RECORD, record[len(_ATTEMPT_COLUMNS) :])
+
+
+@contextmanager
+def open_turn(subject: Transaction) -> Iterator[Turn]:
+    """Wait for both wallets of `subject`, read, and hold them until the block ends.
+
+    What `Turn.write` wrote is committed when this returns; nothing is, when it raises.
+    """
+    if connection.vendor == "sqlite":
+        with transaction.atomic(durable=True), connection.cursor() as cursor:
+            serial = _SQLite(cursor, subject)
+            serial.open()
+            yield serial
+        return
+    with connection.cursor() as cursor:
+        turn = _PostgreSQL(cursor, subject)
+        try:
+            turn.open()
+            yield turn
+        finally:
+            if turn.is_open:
+                turn.abandon()
+
+
+def stored_decision(transaction_id: str) -> StoredDecision | None:
+    """What was answered to a transaction, None when it was never recorded."""
+    with connection.cursor() as cursor:
+        cursor.execute(_STORED, [transaction_id])
+        row = cursor.fetchone()
+    if row is None:
+        return None
+    return StoredDecision(bytes(row[0]), *row[1:])
+
+
+def lock_wallets(wallets: Iterable[str]) -> None:
+    """Inside a transaction, wait for these wallets and hold them until it ends."""
+    if connection.vendor == "sqlite":
+        return
+    codes = sorted({wallet_code(wallet) for wallet in wallets})
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+        if len(codes) > _MANY_WALLETS:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", _BATCH_LOCK)
+        # A function scan returns an array in its order: sorted, as every turn takes its locks.
+        cursor.execute(
+            "SELECT pg_advisory_xact_lock(code) FROM unnest(%s::bigint[]) AS code", [codes]
+        )
