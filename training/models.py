@@ -1,7 +1,10 @@
 """Data sets and training runs."""
 
 import uuid
+from datetime import timedelta
 
+from django.conf import settings
+from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import Q
 from django.utils import timezone
@@ -25,9 +28,9 @@ class Dataset(models.Model):
     rows = models.PositiveBigIntegerField()
     frauds = models.PositiveBigIntegerField()
     rejected = models.PositiveBigIntegerField(default=0)
-    first_at = models.DateTimeField(null=True)
-    last_at = models.DateTimeField(null=True)
-    summary = models.JSONField(default=dict, help_text="As the import reported it")
+    first_at = models.DateTimeField(null=True, blank=True)
+    last_at = models.DateTimeField(null=True, blank=True)
+    summary = models.JSONField(default=dict, blank=True, help_text="As the import reported it")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
@@ -57,26 +60,34 @@ class TrainingRun(models.Model):
     dataset = models.ForeignKey(Dataset, on_delete=models.PROTECT, related_name="runs")
     rule_set = models.ForeignKey(RuleSet, on_delete=models.PROTECT, related_name="+")
     sample = models.PositiveBigIntegerField(
-        null=True, blank=True, help_text="Only the most recent rows; such a run is not deployable"
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Only the most recent rows; such a version can't be promoted",
     )
     seed = models.PositiveIntegerField(default=0)
     launcher = models.CharField(max_length=16, default="local")
     state = models.CharField(max_length=16, choices=RunState.choices, default=RunState.QUEUED)
     requested_by = models.CharField(max_length=150, blank=True)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
-    started_at = models.DateTimeField(null=True)
-    finished_at = models.DateTimeField(null=True)
-    cancel_requested_at = models.DateTimeField(null=True)
+    enqueued_at = models.DateTimeField(
+        default=timezone.now, help_text="When its message was last sent; messages can be lost"
+    )
+    started_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+    cancel_requested_at = models.DateTimeField(null=True, blank=True)
 
     claimed_by = models.CharField(max_length=200, blank=True, help_text="Worker that runs it")
-    lease_until = models.DateTimeField(null=True, help_text="A run past its lease has no worker")
-    heartbeat_at = models.DateTimeField(null=True)
+    lease_until = models.DateTimeField(
+        null=True, blank=True, help_text="A run past its lease has no worker"
+    )
+    heartbeat_at = models.DateTimeField(null=True, blank=True)
 
     stage = models.CharField(max_length=32, blank=True)
     fraction = models.FloatField(default=0.0, help_text="Done, 0 to 1")
     message = models.CharField(max_length=300, blank=True)
     error = models.TextField(blank=True, help_text="Why it failed, for the person who started it")
-    report = models.JSONField(default=dict)
+    report = models.JSONField(default=dict, blank=True)
     model_version = models.OneToOneField(
         ModelVersion, null=True, blank=True, on_delete=models.PROTECT, related_name="run"
     )
@@ -97,3 +108,19 @@ class TrainingRun(models.Model):
 
     def __str__(self) -> str:
         return f"{self.model.name} v{self.version}, {self.state}"
+
+    @property
+    def folder(self) -> str:
+        """Where the run folder is: how the worker and the training program talk."""
+        return f"{settings.RUNS_DIR}/{self.pk}"
+
+    @property
+    def is_active(self) -> bool:
+        return self.state in ACTIVE
+
+    @property
+    def duration(self) -> timedelta | None:
+        """How long it has run, or ran; None before it started."""
+        if self.started_at is None:
+            return None
+        return (self.finished_at or timezone.now()) - self.started_at

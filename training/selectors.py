@@ -1,0 +1,41 @@
+"""What reads data sets and training runs."""
+
+from typing import Any
+
+from django.db.models import QuerySet
+
+from engine.errors import RunRefused
+from engine.store import open_store
+from training.launchers import launcher_named
+from training.models import RunState, TrainingRun
+
+LOG_TAIL_LINES = 200
+
+
+def run_by_id(run_id: Any) -> TrainingRun:
+    """Raises RunRefused when there is no such run."""
+    run = runs_detailed().filter(pk=run_id).first()
+    if run is None:
+        raise RunRefused(f"There is no training run {run_id}.")
+    return run
+
+
+def runs_detailed() -> QuerySet[TrainingRun]:
+    """Runs with what their pages show of other tables, in one query."""
+    return TrainingRun.objects.select_related("model", "dataset", "rule_set", "model_version")
+
+
+def run_log_tail(run: TrainingRun) -> str:
+    """The last lines that the run's program logged; empty before it started.
+
+    Raises StoreUnavailable.
+    """
+    if run.started_at is None:
+        return ""
+    text = launcher_named(run.launcher).logs(open_store(run.folder))
+    return "\n".join(text.splitlines()[-LOG_TAIL_LINES:])
+
+
+def runs_running() -> int:
+    """How many runs are running."""
+    return TrainingRun.objects.filter(state=RunState.RUNNING).count()
