@@ -1,0 +1,67 @@
+"""A live version, a key and a caller for the tests of the scoring API."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from deployments import services
+from scoring.authentication import key_cache
+from scoring.live_model import live_model
+from tests import bundles
+
+
+class Api:
+    """The API as a caller with a key sees it."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self._client = Client(raise_request_exception=False)
+
+    def post(self, path: str, body: Any, **headers: str) -> Any:
+        """POST a body: bytes as they are, anything else as JSON."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"Authorization": f"Api-Key {self.key}"} | headers
+        return self._client.post(path, data, content_type="application/json", headers=headers)
+
+    def score(self, body: Any) -> Any:
+        """POST /score."""
+        return self.post("/score", body)
+
+    def outcomes(self, body: Any) -> Any:
+        """POST /outcomes."""
+        return self.post("/outcomes", body)
+
+    def health(self) -> Any:
+        """GET /health, without a key."""
+        return self._client.get("/health")
+
+
+@pytest.fixture
+def registry(transactional_db: None, settings: Any, tmp_path: Path) -> Iterator[None]:
+    """The rows that migrations make, an empty store, and a process that has seen nothing yet."""
+    settings.ARTIFACTS_DIR = str(tmp_path / "artifacts")
+    bundles.seed_registry()
+    live_model.forget()
+    key_cache.clear()
+    yield
+    live_model.forget()
+    key_cache.clear()
+
+
+@pytest.fixture
+def champion(registry: None) -> Any:
+    """v1.0.0, promoted."""
+    version = bundles.register("1.0.0")
+    bundles.promote("1.0.0")
+    return version
+
+
+@pytest.fixture
+def api(champion: Any) -> Api:
+    """A caller that may score, of a server that has a champion."""
+    _, key = services.api_key_create(name="test", scopes=["score"], created_by="test")
+    return Api(key)
