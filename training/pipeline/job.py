@@ -1,0 +1,160 @@
+"""The training program: `python -m training.pipeline.job RUN_FOLDER`.
+
+A process of its own everywhere (this machine, a Cloud Run Job, a VM): it knows its run folder and
+nothing else. Exit status: 0 succeeded; 1 failed, `report.json` says at which stage and why;
+2 the arguments or the claim were refused, nothing was done; 3 stopped because its parent died or a
+retry took the run over, no report.
+"""
+
+import argparse
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from engine.errors import SentinelleError
+from engine.store import open_store
+from training.pipeline.memory import peak_memory_mb
+from training.pipeline.run_folder import ClaimRefused, Heartbeat, RunFolder
+from training.pipeline.spec import RunSpec
+
+SUCCEEDED = 0
+FAILED = 1
+REFUSED = 2
+ABANDONED = 3
+STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
+PARENT_POLL_SECONDS = 0.5
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the training of one run folder; the exit status."""
+    options = _parse(arguments)
+    # Read when scikit-learn loads OpenMP. By default its threads spin while they wait, which on a
+    # machine that also serves takes the cores from the server and doubles the fit's own time.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    folder = RunFolder(open_store(options.run_folder), options.execution)
+    try:
+        folder.claim()
+    except ClaimRefused as refusal:
+        print(refusal.detail, file=sys.stderr)
+        return REFUSED
+    if options.parent_pid is not None:
+        watch_parent(options.parent_pid, lambda: _abandon(folder, "its parent process is gone"))
+    # Blocked here and in every thread started later: only the watcher below receives them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    _watch_signals(folder)
+    with Heartbeat(folder, lambda reason: _abandon(folder, reason)):
+        status, report = _run(folder)
+    folder.finish(report)
+    return status
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="training.pipeline.job", description="Train one version.")
+    parser.add_argument("run_folder", help="a folder, or gs://bucket/prefix, with a spec.json")
+    parser.add_argument(
+        "--execution",
+        default=os.environ.get("CLOUD_RUN_EXECUTION") or uuid.uuid4().hex,
+        help="who runs it: a retry under the same name takes the run over, another name is refused "
+        "(default: CLOUD_RUN_EXECUTION, else a new name)",
+    )
+    parser.add_argument(
+        "--parent-pid", type=int, help="stop at once when this process, the parent, is gone"
+    )
+    return parser.parse_args(arguments)
+
+
+def _run(folder: RunFolder) -> tuple[int, dict[str, Any]]:
+    """Train; the exit status and the report. Nothing is left of a failure but its report."""
+    try:
+        spec = folder.read_spec()
+        folder.log(f"run {spec.run_id}: training {spec.model} v{spec.version}")
+        report = _train(spec, folder)
+    except Exception as error:
+        folder.discard_results()
+        message = _explain(error)
+        folder.log(f"failed at stage {folder.stage}: {message}")
+        return FAILED, _failure(folder, message, traceback.format_exc())
+    folder.progress(stage="done", fraction=1.0, message="")
+    folder.log(f"succeeded: {report['manifest_sha256']}")
+    return SUCCEEDED, report
+
+
+def _train(spec: RunSpec, folder: RunFolder) -> dict[str, Any]:
+    # Loading scikit-learn, numba and pyarrow takes seconds: with the claim and the heartbeat there
+    # first, whoever waits sees at once that the run has started.
+    from training.pipeline.stages import train
+
+    return train(spec, folder)
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, SentinelleError):
+        return error.detail
+    if isinstance(error, MemoryError):
+        return (
+            f"Out of memory ({peak_memory_mb():,} MB used at most). Train on a larger machine, or "
+            "on the most recent rows only with --sample."
+        )
+    return f"Unexpected {type(error).__name__}: {error}. The traceback is in the report."
+
+
+def _failure(folder: RunFolder, message: str, details: str) -> dict[str, Any]:
+    return {
+        "status": "failed",
+        "stage": folder.stage,
+        "error": message,
+        "traceback": details,
+        "peak_memory_mb": peak_memory_mb(),
+    }
+
+
+def _watch_signals(folder: RunFolder) -> None:
+    """Report a run that is told to stop, at once: the main thread may be in compiled code for a
+    minute, where no signal handler runs."""
+
+    def wait() -> None:
+        name = signal.Signals(signal.sigwait(STOP_SIGNALS)).name
+        message = f"The run was told to stop ({name})."
+        folder.log(f"failed at stage {folder.stage}: {message}")
+        if folder.finish(_failure(folder, message, "")):
+            folder.discard_results()
+        os._exit(FAILED)
+
+    threading.Thread(target=wait, name="signals", daemon=True).start()
+
+
+def watch_parent(pid: int, gone: Callable[[], None]) -> None:
+    """Call `gone` from a thread once the process `pid` has ended."""
+    try:
+        # Linux: the one way that neither a recycled pid nor an unreaped parent can fool.
+        handle = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
+    except ProcessLookupError:
+        gone()
+        return
+
+    def wait() -> None:
+        if handle is not None:
+            select.select([handle], [], [])
+        else:
+            while os.getppid() == pid:
+                time.sleep(PARENT_POLL_SECONDS)
+        gone()
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
+
+
+def _abandon(folder: RunFolder, reason: str) -> None:
+    """Stop without a report: the run is not this process's to finish any more."""
+    print(f"abandoned at stage {folder.stage}: {reason}", file=sys.stderr, flush=True)
+    os._exit(ABANDONED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

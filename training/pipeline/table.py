@@ -1,0 +1,208 @@
+"""The columns of a data set that training reads, as numpy arrays.
+
+Text is kept as codes into its distinct values: a column of a million wallet ids costs 4 MB, and
+what is done to a value (hashing, comparing) is done once for each distinct one.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from engine.errors import InvalidDataset, ObjectMissing
+from engine.store import open_store
+from engine.transaction import country_code
+
+# `fraud_kind` and what is only known afterwards are absent on purpose: a column that is not named
+# here can't reach a model.
+REQUIRED = (
+    "transaction_id",
+    "created_at",
+    "amount",
+    "currency",
+    "source_wallet_id",
+    "destination_wallet_id",
+    "transaction_type",
+    "is_fraud",
+)
+OPTIONAL_TEXT = (
+    "direction",
+    "country",
+    "status",
+    "source_wallet_status",
+    "destination_wallet_status",
+    "user_status",
+    "user_risk_level",
+)
+OPTIONAL_NUMBERS = ("source_balance", "account_age_minutes")
+FAILED = ("FAILED", "CANCELED")
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A column of text: `names[codes[row]]`, or null where the code is -1."""
+
+    codes: NDArray[np.int32]
+    names: tuple[str, ...]
+
+    def is_in(self, values: Sequence[str]) -> NDArray[np.bool_]:
+        """(rows,) whether the value is one of `values`; False for null."""
+        chosen = [at for at, name in enumerate(self.names) if name in values]
+        return np.isin(self.codes, chosen)
+
+    def positions(self, categories: Sequence[str]) -> NDArray[np.int64]:
+        """(rows,) the position of each value in `categories`, -1 for any other and for null."""
+        places = {name: at for at, name in enumerate(categories)}
+        return self.map([places.get(name, -1) for name in self.names], -1)
+
+    def map(self, values: Sequence[int], null: int) -> NDArray[np.int64]:
+        """(rows,) one number for each distinct value, and `null` for null."""
+        # Code -1 is the last entry.
+        return np.array([*values, null], dtype=np.int64)[self.codes]
+
+    def values(self, rows: slice | NDArray[np.int64] = slice(None)) -> list[Any]:
+        """The text of some rows, None for null."""
+        lookup = (*self.names, None)
+        return [lookup[code] for code in self.codes[rows].tolist()]
+
+
+@dataclass(frozen=True, slots=True)
+class Transactions:
+    """A data set in its order (time, then row). Every array has one entry a row."""
+
+    transaction_id: pa.ChunkedArray
+    created_at: NDArray[np.int64]
+    """Microseconds since 1970, UTC."""
+    amount: NDArray[np.int64]
+    """Ten-thousandths of the currency's unit."""
+    source: NDArray[np.int64]
+    destination: NDArray[np.int64]
+    """Wallets, as codes that both columns share."""
+    is_fraud: NDArray[np.bool_]
+    text: dict[str, Text]
+    """`currency`, `transaction_type` and the columns of `OPTIONAL_TEXT`."""
+    numbers: dict[str, NDArray[np.float64]]
+    """The columns of `OPTIONAL_NUMBERS`; NaN for null."""
+
+    def __len__(self) -> int:
+        return len(self.created_at)
+
+    @property
+    def failed(self) -> NDArray[np.bool_]:
+        """(rows,) the transaction ended as FAILED or CANCELED."""
+        return self.text["status"].is_in(FAILED)
+
+    @property
+    def country_codes(self) -> NDArray[np.int64]:
+        """(rows,) `engine.transaction.country_code` of each country."""
+        country = self.text["country"]
+        return country.map([country_code(name) for name in country.names], country_code(None))
+
+
+def read_transactions(location: str, sample: int | None = None) -> Transactions:
+    """Read a data set's Parquet file from a folder or a bucket.
+
+    Args:
+        location: of `data.parquet`, in the canonical schema, sorted by time.
+        sample: only the most recent rows, if given.
+
+    Raises:
+        InvalidDataset: the file is missing, is not Parquet, or lacks a column or a value of one
+            that is required.
+    """
+    with tempfile.TemporaryDirectory(prefix="sentinelle-") as folder:
+        try:
+            path = _local_file(location, Path(folder))
+            table = _read_columns(path, sample)
+        except (FileNotFoundError, ObjectMissing):
+            raise InvalidDataset(f"The data set is not there: {location}.") from None
+        except pa.ArrowInvalid as error:
+            raise InvalidDataset(f"The data set can't be read ({location}): {error}") from error
+    _check_required(table)
+    return _to_arrays(table)
+
+
+def _local_file(location: str, folder: Path) -> Path:
+    if "://" not in location:
+        return Path(location)
+    parent, _, name = location.rpartition("/")
+    path = folder / name
+    path.write_bytes(open_store(parent).read(name))
+    return path
+
+
+def _read_columns(path: Path, sample: int | None) -> pa.Table:
+    file = pq.ParquetFile(path)
+    present = set(file.schema_arrow.names)
+    if missing := [name for name in REQUIRED if name not in present]:
+        raise InvalidDataset(
+            f"The data set has no column {', '.join(missing)}. Import it with `import_dataset`."
+        )
+    wanted = [name for name in (*REQUIRED, *OPTIONAL_TEXT, *OPTIONAL_NUMBERS) if name in present]
+    groups = list(range(file.num_row_groups))
+    rows = file.metadata.num_rows
+    skip = max(0, rows - sample) if sample else 0
+    while groups and file.metadata.row_group(groups[0]).num_rows <= skip:
+        skip -= file.metadata.row_group(groups.pop(0)).num_rows
+    return file.read_row_groups(groups, columns=wanted).slice(skip)
+
+
+def _check_required(table: pa.Table) -> None:
+    for name in REQUIRED:
+        if nulls := table.column(name).null_count:
+            raise InvalidDataset(f"{nulls:,} rows of the data set have no {name}.")
+
+
+def _to_arrays(table: pa.Table) -> Transactions:
+    source, destination = _wallets(
+        table.column("source_wallet_id"), table.column("destination_wallet_id")
+    )
+    created_at = table.column("created_at").cast(pa.timestamp("us", "UTC")).cast(pa.int64())
+    return Transactions(
+        transaction_id=table.column("transaction_id"),
+        created_at=created_at.to_numpy(),
+        amount=table.column("amount").cast(pa.int64()).to_numpy(),
+        source=source,
+        destination=destination,
+        is_fraud=table.column("is_fraud").cast(pa.bool_()).to_numpy(),
+        text={
+            name: _text(table, name) for name in ("currency", "transaction_type", *OPTIONAL_TEXT)
+        },
+        numbers={name: _numbers(table, name) for name in OPTIONAL_NUMBERS},
+    )
+
+
+def _wallets(*columns: pa.ChunkedArray) -> list[NDArray[np.int64]]:
+    """The columns as codes into their common distinct values."""
+    chunks = [chunk for column in columns for chunk in column.cast(pa.string()).chunks]
+    encoded = pa.chunked_array(chunks, pa.string()).dictionary_encode().unify_dictionaries()
+    codes = np.concatenate([_indices(chunk) for chunk in encoded.chunks]).astype(np.int64)
+    return np.split(codes, np.cumsum([len(column) for column in columns])[:-1])
+
+
+def _text(table: pa.Table, name: str) -> Text:
+    if name not in table.column_names:
+        return Text(np.full(len(table), -1, np.int32), ())
+    encoded = table.column(name).cast(pa.string()).dictionary_encode().unify_dictionaries()
+    codes = [_indices(chunk) for chunk in encoded.chunks]
+    names = encoded.chunk(0).dictionary.to_pylist() if codes else []
+    return Text(np.concatenate(codes) if codes else np.empty(0, np.int32), tuple(names))
+
+
+def _indices(chunk: Any) -> NDArray[np.int32]:
+    indices: NDArray[np.int32] = pc.fill_null(chunk.indices, -1).to_numpy(zero_copy_only=False)
+    return indices
+
+
+def _numbers(table: pa.Table, name: str) -> NDArray[np.float64]:
+    if name not in table.column_names:
+        return np.full(len(table), np.nan)
+    values: NDArray[np.float64] = table.column(name).cast(pa.float64()).to_numpy()
+    return values
