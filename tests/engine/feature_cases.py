@@ -155,22 +155,25 @@ def eventful_rows(count: int, seed: int = 1) -> list[Row]:
     """A fixed data set in which every feature takes many values and every edge is met exactly."""
     rng = random.Random(seed)
     rows: list[Row] = []
+    times: dict[int, list[int]] = defaultdict(lambda: [START])
     for i in range(count):
-        recent = rows[-25:]
-        near = max((row.created_at for row in recent), default=START)
-        exact = rng.choice(recent).created_at if recent else START
-        step = rng.choice((0, 0, 1, MINUTE, 7 * MINUTE, 20 * MINUTE, 2 * HOUR, 9 * HOUR))
-        edge = rng.choice(EDGES) + rng.choice((-1, 0, 1))
-        late = near - rng.randrange(DAY)
-        kind = rng.choices(("step", "edge", "late", "gap"), (70, 22, 5, 3))[0]
-        created_at = {
-            "step": near + step, "edge": exact + edge, "late": late, "gap": near + 31 * DAY
-        }[kind]  # fmt: skip
+        source = rng.choice((1, 1, 1, 2, 3))
+        latest = times[source][-1]
+        kind = rng.choices(("step", "edge", "late", "gap"), (50, 42, 5, 3))[0]
+        if kind == "edge":
+            ends = (t + w for t in times[source][-25:] for w in EDGES)
+            created_at = rng.choice([e for e in ends if e > latest]) + rng.choice((-1, 0, 1))
+        elif kind == "late":
+            created_at = latest - rng.randrange(DAY)
+        else:
+            steps = (0, 0, 1, MINUTE, MINUTE, 7 * MINUTE, 20 * MINUTE, 2 * HOUR, 9 * HOUR)
+            created_at = latest + (rng.choice(steps) if kind == "step" else 31 * DAY)
+        times[source].append(max(created_at, latest))
         rows.append(
             Row(
                 created_at=created_at,
                 amount=rng.randrange(-1_000, 9_000_000),
-                source=rng.choice((1, 1, 1, 2, 3)),
+                source=source,
                 destination=rng.choice((1, 1, 1, 2, 3, 4, 5, rng.randrange(-(2**63), 2**63))),
                 country=rng.choice((-1, 147, 147, 147, 10, 20, 675)),
                 failed_from=i + rng.choice((1, 1, 2, 30)) if rng.random() < 0.3 else None,
