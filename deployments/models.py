@@ -16,12 +16,14 @@ from django.db.models import Q
 from django.utils import timezone
 
 # https://semver.org, without the leading v and without build metadata (it does not order versions).
-SEMVER = r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(?:-[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?$"
+_NUMBER = r"(?:0|[1-9][0-9]*)"
+_LABEL = rf"(?:{_NUMBER}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
+SEMVER = rf"^{_NUMBER}(?:\.{_NUMBER}){{2}}(?:-{_LABEL}(?:\.{_LABEL})*)?\Z"
 semver_validator = RegexValidator(
     SEMVER, "“%(value)s” is not a semantic version such as 1.0.0 (no leading v)."
 )
 name_validator = RegexValidator(
-    r"^[a-z][a-z0-9_-]{0,62}$", "Use lower-case letters, digits, - and _, starting with a letter."
+    r"^[a-z][a-z0-9_-]{0,62}\Z", "Use lower-case letters, digits, - and _, starting with a letter."
 )
 
 CHAMPION = "champion"

@@ -10,7 +10,7 @@ TABLES = ("modelversion", "ruleset", "promotionevent", "rulesetevent")
 FUNCTION = """
 CREATE FUNCTION sentinelle_refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    RAISE EXCEPTION 'Rows of % are never changed or deleted', TG_TABLE_NAME
+    RAISE EXCEPTION 'Rows of %% are never changed or deleted', TG_TABLE_NAME
         USING ERRCODE = 'restrict_violation';
 END $$
 """

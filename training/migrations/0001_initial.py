@@ -12,7 +12,7 @@ class Migration(migrations.Migration):
     initial = True
 
     dependencies = [
-        ('deployments', '0004_alter_alias_name_alter_modelversion_version_and_more'),
+        ('deployments', '0003_immutable_rows'),
     ]
 
     operations = [
