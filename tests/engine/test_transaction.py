@@ -149,9 +149,9 @@ def test_every_fault_is_named_at_once(name: str) -> None:
     }
 
 
-@given(st.sets(st.sampled_from([p for p in (*TEXTS, *CODES, *NUMBERS, *OTHERS)]), min_size=1))
+@given(st.sets(st.sampled_from([*TEXTS, *CODES, *NUMBERS, *OTHERS]), min_size=1))
 def test_any_combination_of_faulty_fields_is_named(paths: set[str]) -> None:
-    assert faulty_fields(dict.fromkeys(paths, [])) == paths
+    assert faulty_fields({path: [] for path in paths}) == paths
 
 
 @pytest.mark.parametrize(
@@ -202,11 +202,12 @@ JSON = st.recursive(
 
 @given(st.sampled_from([*TEXTS, *CODES, *NUMBERS, *OTHERS, *OBJECTS]), JSON)
 def test_any_value_anywhere_is_taken_or_refused_at_its_field(path: str, value: Any) -> None:
+    fields: list[str] = []
     try:
         decode_score_request(body({path: value}))
     except InvalidRequest as error:
-        assert error.errors
-        assert all(fault.field.startswith(path) for fault in error.errors)
+        fields = [fault.field for fault in error.errors] or ["nowhere"]
+    assert all(field.startswith(path) for field in fields)
 
 
 def test_unknown_keys_are_ignored() -> None:
