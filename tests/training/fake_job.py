@@ -1,6 +1,6 @@
 """A stand-in for the training program, for tests of what happens around it.
 
-    python fake_job.py BEHAVIOUR RUN_FOLDER --parent-pid PID
+python fake_job.py BEHAVIOUR RUN_FOLDER --parent-pid PID
 """
 
 import json

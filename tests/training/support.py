@@ -7,7 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from training import services
+from django.db import connection
+
+from training import launchers, services
 from training.launchers.local import LocalLauncher
 from training.models import Dataset, TrainingRun
 
@@ -39,7 +41,7 @@ def make_run(version: str = "1.0.0", **changes: Any) -> TrainingRun:
 def use_fake_job(monkeypatch: Any, behaviour: str) -> None:
     """Make the local launcher start the stand-in."""
     fake = LocalLauncher(program=(str(FAKE_JOB), behaviour))
-    monkeypatch.setitem(__import__("training.launchers").launchers._LAUNCHERS, "local", fake)
+    monkeypatch.setitem(launchers._LAUNCHERS, "local", fake)
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 30, what: str = "") -> Any:
@@ -61,3 +63,11 @@ def is_alive(pid: int) -> bool:
         return False
     status = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     return status != "Z"
+
+
+def in_thread(work: Callable[[], Any]) -> Any:
+    """What a thread calls: the work, and then the end of its database connection."""
+    try:
+        return work()
+    finally:
+        connection.close()

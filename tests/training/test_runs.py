@@ -6,19 +6,32 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from deployments.models import ModelVersion
 from engine.errors import InvalidDataset, RunRefused
-from tests.training.support import is_alive, make_dataset, make_run, use_fake_job, wait_until
+from tests.bundles import seed_registry
+from tests.training.support import (
+    in_thread,
+    is_alive,
+    make_dataset,
+    make_run,
+    use_fake_job,
+    wait_until,
+)
 from training import claims, services
 from training.claims import Claim
 from training.execution import run_execute
 from training.models import Dataset, RunState, TrainingRun
 
-pytestmark = pytest.mark.django_db(transaction=True, serialized_rollback=True)
+pytestmark = pytest.mark.django_db(transaction=True)
 NOW = timezone.now()
+
+
+@pytest.fixture(autouse=True)
+def _registry(transactional_db):
+    seed_registry()
 
 
 def claim(run: TrainingRun, worker: str = "one", now=None) -> TrainingRun | None:
@@ -348,13 +361,6 @@ def program_pid(run) -> int:
     """The process id of the run's program, once its progress has reached the row."""
     wait_until(lambda: TrainingRun.objects.get(pk=run.pk).stage == "features")
     return int((Path(run.folder) / "pid").read_text())
-
-
-def in_thread(work):
-    try:
-        return work()
-    finally:
-        connection.close()
 
 
 def in_threads(count, work):

@@ -1,0 +1,149 @@
+"""From a run folder with a report to a registered version, or to none at all."""
+
+import threading
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+from django.utils import timezone
+
+from deployments.models import ModelVersion, RuleSet
+from engine.bundle import load_bundle, publish
+from engine.store import open_store
+from tests.bundles import seed_registry
+from tests.engine.bundles import write_small_bundle
+from tests.training.support import in_thread, make_run
+from training import claims, services
+from training.models import RunState, TrainingRun
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def _registry(transactional_db, settings, tmp_path):
+    seed_registry()
+    settings.ARTIFACTS_DIR = str(tmp_path / "artifacts")
+    settings.RUNS_DIR = str(tmp_path / "runs")
+
+
+def trained(bundle=None, **report) -> TrainingRun:
+    """A claimed run whose program has just succeeded."""
+    run = make_run(requested_by="ada")
+    claimed = claims.run_claim(str(run.pk), worker="one", now=timezone.now())
+    folder = open_store(run.folder)
+    rules = RuleSet.objects.get(name="default").sha256
+    digest = write_small_bundle(folder, "bundle", rule_set_sha256=rules, **(bundle or {}))
+    facts = {
+        "status": "succeeded",
+        "metrics": {"pr_auc": 0.5},
+        "manifest_sha256": digest,
+        "deployable": True,
+    }
+    folder.write("report.json", msgspec.json.encode(facts | report))
+    return claimed
+
+
+def finish(run: TrainingRun) -> bool:
+    return claims.run_finish(run.pk, worker="one", ended="exit status 0", now=timezone.now())
+
+
+def artifacts() -> list[str]:
+    return open_store(claims.settings.ARTIFACTS_DIR).list()
+
+
+def test_a_success_registers_a_version_that_loads(settings):
+    run = trained()
+    assert finish(run)
+    run.refresh_from_db()
+    version = ModelVersion.objects.get()
+    assert (run.state, run.model_version, run.fraction) == (RunState.SUCCEEDED, version, 1.0)
+    assert (version.training_run_id, version.created_by) == (run.pk, "ada")
+    assert version.metrics == {"pr_auc": 0.5}
+    assert version.deployable
+    loaded = load_bundle(
+        open_store(settings.ARTIFACTS_DIR), version.location, version.manifest_sha256
+    )
+    assert loaded.manifest.version == "1.0.0"
+
+
+def test_a_run_on_a_sample_is_not_deployable():
+    finish(trained(deployable=False))
+    assert not ModelVersion.objects.get().deployable
+
+
+def test_a_bundle_that_was_changed_is_not_published():
+    run = trained()
+    (Path(run.folder) / "bundle" / "supervised.treelite").write_bytes(b"something else")
+    finish(run)
+    run.refresh_from_db()
+    assert (run.state, run.stage) == (RunState.FAILED, "registration")
+    assert "supervised.treelite" in run.error
+    assert not ModelVersion.objects.exists()
+    assert artifacts() == []
+
+
+@pytest.mark.parametrize("lost", ["abandoned", "cancelled"])
+def test_a_run_that_was_taken_from_its_worker_publishes_nothing(lost):
+    run = trained()
+    if lost == "abandoned":
+        services.runs_fail_abandoned(now=timezone.now() + timedelta(minutes=1))
+        assert not finish(run)
+    else:
+        services.run_cancel(run, now=timezone.now())
+        finish(run)
+    run.refresh_from_db()
+    assert run.state == (RunState.FAILED if lost == "abandoned" else RunState.CANCELLED)
+    assert not ModelVersion.objects.exists()
+    assert artifacts() == []
+
+
+def test_a_failure_between_publishing_and_the_end_leaves_no_version(monkeypatch):
+    first = trained()
+
+    def fail_late(**facts):
+        register(**facts)
+        raise OSError("No space left on device")
+
+    register = claims.version_register
+    with monkeypatch.context() as patch:
+        patch.setattr(claims, "version_register", fail_late)
+        finish(first)
+    first.refresh_from_db()
+    assert (first.state, first.stage) == (RunState.FAILED, "registration")
+    assert "No space left" in first.error
+    assert not ModelVersion.objects.exists()
+
+    # What it published is in the way of nobody.
+    again = trained(bundle={"training": {"another": "bundle"}})
+    assert finish(again)
+    assert ModelVersion.objects.get().training_run_id == again.pk
+
+
+def test_nobody_ends_a_run_while_it_is_being_registered(monkeypatch):
+    run = trained()
+    publishing, go_on = threading.Event(), threading.Event()
+
+    def slow_publish(*arguments):
+        publishing.set()
+        go_on.wait(10)
+        return publish(*arguments)
+
+    monkeypatch.setattr(claims, "publish", slow_publish)
+    late = timezone.now() + timedelta(minutes=1)
+    finishing = threading.Thread(target=in_thread, args=(lambda: finish(run),))
+    finishing.start()
+    assert publishing.wait(10)
+    ended = []
+    abandoning = threading.Thread(
+        target=in_thread, args=(lambda: ended.append(services.runs_fail_abandoned(now=late)),)
+    )
+    abandoning.start()
+    abandoning.join(0.5)
+    go_on.set()
+    finishing.join(20)
+    abandoning.join(20)
+    run.refresh_from_db()
+    assert ended == [0]
+    assert run.state == RunState.SUCCEEDED
+    assert ModelVersion.objects.get() == run.model_version
