@@ -45,7 +45,7 @@ from training.pipeline.simulate_people import (
 )
 
 FRAUD_SHARE = 0.005
-LOOKALIKE_SHARE = 0.04
+LOOKALIKE_SHARE = 0.06
 CHUNK = 262_144
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
 DEFAULT_START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -139,8 +139,10 @@ def _in_order(world: World, payments: Payments) -> Payments:
 
 def _settle(random: Random, world: World, payments: Payments) -> Ledger:
     """Walk the payments once, moving the money."""
-    start = np.exp(random.normal(np.log(18_000), 0.7, world.wallets)).astype(np.int64)
-    start[world.people :] = 10**14
+    start = np.exp(random.normal(np.log(25), 0.7, world.wallets))
+    start[: world.people] *= np.exp(world.typical)
+    start = start.astype(np.int64)
+    start[world.people :] = _working_capital(world, payments)
     luck = random.random(payments.rows, dtype=np.float32)
     amount, status, balance = _walk(
         payments.source,
@@ -152,6 +154,12 @@ def _settle(random: Random, world: World, payments: Payments) -> Ledger:
         start,
     )
     return Ledger(payments._replace(amount=amount, status=status), balance)
+
+
+def _working_capital(world: World, payments: Payments) -> Times:
+    """What shops, agents and employers begin with, so that they never run out."""
+    paid = np.bincount(payments.source, weights=payments.amount, minlength=world.wallets)
+    return paid[world.people :].astype(np.int64) + 500_000
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
@@ -178,7 +186,7 @@ def _walk(
         if share[row] >= 0:
             pay = min(pay, max(np.int64(share[row] * have), 100))
         if pay > have:
-            if luck[row] < 0.04 or have < 200:
+            if luck[row] < 0.02 or have < 20:
                 status[row] = FAILED
             else:
                 pay = max(np.int64(have * (0.2 + 0.6 * luck[row])), 10)

@@ -18,6 +18,7 @@ from training.pipeline.simulate_people import (
     HOUR,
     MINUTE,
     PAYMENT,
+    SUCCESS,
     TRANSFER,
     UTC_OFFSET_HOURS,
     Codes,
@@ -47,14 +48,29 @@ class Steps(NamedTuple):
 
 
 def honest_episodes(random: Random, world: World, count: int) -> Payments:
-    """Exactly `count` legitimate payments that have something of a fraud about them."""
-    makers = ((0.3, big_transfers), (0.3, sprees), (0.2, subscriptions), (0.2, passing_on))
+    """Exactly `count` legitimate payments that have something of a fraud about them.
+
+    Most share one or two traits with a fraud (a burst, the night, a refusal, a large part of the
+    balance, a new country), so that no trait alone gives a fraud away; the last three share all.
+    """
+    makers = (
+        (0.16, sprees),
+        (0.10, nights_out),
+        (0.14, retries),
+        (0.16, settling_up),
+        (0.14, large_regular_transfers),
+        (0.08, arrivals),
+        (0.08, trials),
+        (0.06, big_transfers),
+        (0.04, subscriptions),
+        (0.04, passing_on),
+    )
     return _exactly(random, world, count, makers)
 
 
 def fraud_episodes(random: Random, world: World, count: int) -> Payments:
     """Exactly `count` fraudulent payments of the four kinds."""
-    makers = ((0.55, takeovers), (0.18, drains), (0.27, card_tests))
+    makers = ((0.47, takeovers), (0.15, drains), (0.38, card_tests))
     return _exactly(random, world, count, makers)
 
 
@@ -193,25 +209,126 @@ def big_transfers(random: Random, world: World, episodes: int) -> Payments:
     )
 
 
-def sprees(random: Random, world: World, episodes: int) -> Payments:
-    """A Saturday in town, a holiday's first day: several shops within the hour, well above habit."""
+def large_regular_transfers(random: Random, world: World, episodes: int) -> Payments:
+    """Rent, support for relatives: much of the balance, but always to the same people."""
     payer = _people(random, world, episodes)
-    steps = _steps(random.integers(3, 8, episodes))
+    steps = _steps(random.choice([1, 2, 3, 4], episodes))
     source = payer[steps.episode]
-    gap = np.exp(random.normal(np.log(7 * MINUTE), 0.6, episodes))
-    time = _times(random, _starts(random, world, payer), steps, gap, 0.8)
-    factor = random.uniform(0.8, 5.0, episodes)[steps.episode]
-    transfers = random.random(len(time)) < 0.2
-    anyone = random.integers(0, world.people, len(time))
-    shop = popular(random, world.shops, len(time))
+    time = _times(
+        random, _starts(random, world, payer), steps, np.full(episodes, 6.0 * MINUTE), 1.0
+    )
+    payee = world.contacts[source, random.integers(0, 2, len(time))]
     return _payments(
         time,
         source,
-        _not_self(world, source, np.where(transfers, anyone, shop)),
-        _habitual(random, world, source, factor),
-        np.where(transfers, TRANSFER, PAYMENT),
+        _not_self(world, source, payee),
+        random.choice([7_900, 12_000, 15_000, 19_500], len(time)),
+        TRANSFER,
         whereabouts(world, source, time),
-        status=np.where(random.random(len(time)) < 0.04, FAILED, 0),
+        share=random.uniform(0.2, 0.9, len(time)).astype(np.float32),
+    )
+
+
+def settling_up(random: Random, world: World, episodes: int) -> Payments:
+    """Small debts paid back to several people after a week together, at any hour."""
+    payer = _people(random, world, episodes)
+    steps = _steps(random.integers(3, 8, episodes))
+    source = payer[steps.episode]
+    start = _night_starts(random, world, payer, 0.15)
+    time = _times(random, start, steps, np.full(episodes, 5.0 * MINUTE), 1.2)
+    factor = np.exp(random.normal(-0.4, 0.6, episodes))[steps.episode]
+    return _payments(
+        time,
+        source,
+        _not_self(world, source, random.integers(0, world.people, len(time))),
+        np.minimum(_habitual(random, world, source, factor), 7_000),
+        TRANSFER,
+        whereabouts(world, source, time),
+    )
+
+
+def sprees(random: Random, world: World, episodes: int) -> Payments:
+    """A Saturday in town: several shops within the hour or two, well above habit."""
+    return _shopping(random, world, _people(random, world, episodes), night=0.0)
+
+
+def nights_out(random: Random, world: World, episodes: int) -> Payments:
+    """The same at night: bars, taxis."""
+    return _shopping(random, world, _people(random, world, episodes), night=0.9)
+
+
+def arrivals(random: Random, world: World, episodes: int) -> Payments:
+    """The first day abroad."""
+    travellers = np.flatnonzero(world.trip_start < world.length - DAY).astype(np.int32)
+    if not len(travellers):
+        return sprees(random, world, episodes)
+    payer = random.choice(travellers, episodes)
+    start = world.trip_start[payer] + (random.random(episodes) * 8 * HOUR).astype(np.int64)
+    return _shopping(random, world, payer, night=0.0, start=start)
+
+
+def _shopping(
+    random: Random, world: World, payer: Ints, *, night: float, start: Times | None = None
+) -> Payments:
+    episodes = len(payer)
+    start = _night_starts(random, world, payer, night) if start is None else start
+    steps = _steps(random.integers(3, 8, episodes))
+    source = payer[steps.episode]
+    gap = np.exp(random.normal(np.log(8 * MINUTE), 0.8, episodes))
+    time = _times(random, start, steps, gap, 0.8)
+    factor = np.exp(random.normal(0.5, 0.6, episodes))[steps.episode]
+    cash = random.random(len(time)) < 0.1
+    return _payments(
+        time,
+        source,
+        np.where(
+            cash,
+            popular(random, world.agents, len(time)),
+            popular(random, world.shops, len(time)),
+        ),
+        np.minimum(_habitual(random, world, source, factor), 11_500),
+        np.where(cash, CASH_OUT, PAYMENT),
+        whereabouts(world, source, time),
+        status=np.where(random.random(len(time)) < 0.03, FAILED, 0),
+    )
+
+
+def retries(random: Random, world: World, episodes: int) -> Payments:
+    """One ordinary payment tried several times: a bad connection, a wrong code."""
+    payer = _people(random, world, episodes)
+    steps = _steps(random.integers(2, 6, episodes))
+    source = payer[steps.episode]
+    time = _times(
+        random, _starts(random, world, payer), steps, np.full(episodes, 1.0 * MINUTE), 0.8
+    )
+    payee = np.where(
+        random.random(episodes) < 0.6,
+        world.favourites[payer, 0],
+        popular(random, world.shops, episodes),
+    )
+    amount = _habitual(random, world, payer, np.exp(random.normal(0, 0.9, episodes)))
+    return _payments(
+        time,
+        source,
+        payee[steps.episode],
+        np.minimum(amount, 19_500)[steps.episode],
+        PAYMENT,
+        whereabouts(world, source, time),
+        status=np.where(steps.last, SUCCESS, FAILED),
+    )
+
+
+def trials(random: Random, world: World, episodes: int) -> Payments:
+    """One tiny payment to a digital merchant."""
+    payer = _people(random, world, episodes)
+    time = _starts(random, world, payer)
+    return _payments(
+        time,
+        payer,
+        popular(random, world.digital, episodes),
+        20 + random.random(episodes) ** 2 * 600,
+        PAYMENT,
+        whereabouts(world, payer, time),
     )
 
 
@@ -286,7 +403,7 @@ def takeovers(random: Random, world: World, episodes: int) -> Payments:
     """
     victim = _people(random, world, episodes)
     start = _night_starts(random, world, victim, 0.3)
-    steps = _steps(random.integers(2, 8, episodes))
+    steps = _steps(random.integers(3, 9, episodes))
     source = victim[steps.episode]
     slow = random.random(episodes) < 0.4
     gap = np.where(slow, 1.5 * HOUR, 4.0 * MINUTE)
@@ -384,7 +501,7 @@ def card_tests(random: Random, world: World, episodes: int) -> Payments:
     """Stolen credentials tried with tiny payments, quickly or in a trickle, then one real one."""
     victim = _people(random, world, episodes)
     start = _night_starts(random, world, victim, 0.25)
-    steps = _steps(random.integers(3, 10, episodes))
+    steps = _steps(random.integers(4, 12, episodes))
     source = victim[steps.episode]
     trickle = random.random(episodes) < 0.45
     gap = np.where(trickle, 1.2 * HOUR, 2.0 * MINUTE)

@@ -146,7 +146,7 @@ def create_world(random: Random, rows: int, days: int) -> World:
         home=home,
         opened=opened,
         activity=(activity / activity.sum()).astype(np.float32),
-        typical=random.normal(np.log(850), 0.55, people).astype(np.float32),
+        typical=random.normal(np.log(800), 0.75, people).astype(np.float32),
         spread=random.uniform(0.5, 0.95, people).astype(np.float32),
         chronotype=chronotype.astype(np.float32),
         loyalty=random.beta(6, 2.5, people).astype(np.float32),
@@ -359,8 +359,8 @@ def _everyday_amounts(
     income = kind >= CASH_IN
     who = person[income]
     outgoing = per_person[who] * (1 - _KIND_SHARE[-1])
-    spent = outgoing * np.exp(world.typical[who] + world.spread[who] ** 2 / 2) * 1.25
-    amount[income] = np.clip(np.round(spent * 1.1 / of[income] / 100) * 100, 1_000, 29_000)
-    beyond = (amount > 29_500) & (random.random(count, dtype=np.float32) < 0.97)
-    amount[beyond] = 6_000 + amount[beyond] % 20_000
+    spent = outgoing * np.exp(world.typical[who] + world.spread[who] ** 2 / 2) * 1.45
+    amount[income] = np.clip(np.round(spent * 1.1 / of[income] / 100) * 100, 1_000, 19_500)
+    beyond = (amount > 19_500) & (random.random(count, dtype=np.float32) < 0.97)
+    amount[beyond] = 6_000 + amount[beyond] % 13_500
     return np.clip(amount, 10, 60_000).astype(np.int32)
