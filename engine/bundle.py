@@ -12,10 +12,11 @@ last and only if absent, so a folder that has one is complete.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from engine.errors import InvalidBundle, ObjectMissing
@@ -31,6 +32,9 @@ SUPERVISED: Final = "supervised.treelite"
 UNSUPERVISED: Final = "unsupervised.treelite"
 FEATURE_SCHEMA: Final = "feature_schema.json"
 THRESHOLDS: Final = "thresholds.json"
+
+
+FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")]
 
 
 class FileEntry(msgspec.Struct, frozen=True):
@@ -66,7 +70,7 @@ class BundleManifest(msgspec.Struct, frozen=True, kw_only=True):
     rule_set_sha256: str
     training: dict[str, Any]
     libraries: dict[str, str]
-    files: dict[str, FileEntry]
+    files: dict[FileName, FileEntry]
 
 
 @dataclass(frozen=True)

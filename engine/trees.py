@@ -71,6 +71,7 @@ class UnsupervisedModel:
 
     def raw(self, rows: Rows) -> NDArray[np.float64]:
         """Return the uncalibrated scores of rows (n, features): (n,), about 0.3 to 0.9."""
+        _check_width(rows, self.features)
         filled = np.where(np.isnan(rows), self._fill, rows)
         narrowed = filled.astype(np.float32).astype(np.float64)
         return _predict(self._model, narrowed, self.features)
@@ -96,9 +97,14 @@ def _load(checkpoint: bytes, features: int, name: str) -> Any:
     return model
 
 
-def _predict(model: Any, rows: Rows, features: int) -> NDArray[np.float64]:
-    # Treelite pads missing columns with NaN; a row of another schema must not get a score.
+def _check_width(rows: Rows, features: int) -> None:
+    # Treelite pads missing columns with NaN, numpy broadcasts one column: both would give a row
+    # of another schema a score.
     if rows.ndim != 2 or rows.shape[1] != features:
         raise ValueError(f"expected rows of {features} features, got {rows.shape}")
+
+
+def _predict(model: Any, rows: Rows, features: int) -> NDArray[np.float64]:
+    _check_width(rows, features)
     # One thread: a request is one row, and training splits its rows itself.
     return np.asarray(gtil.predict(model, rows, nthread=1), dtype=np.float64).reshape(-1)

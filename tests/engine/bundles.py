@@ -40,12 +40,18 @@ def estimators(trees: int = 20) -> tuple[HistGradientBoostingClassifier, Isolati
     return boosting, forest
 
 
+@cache
+def _checkpoints(trees: int) -> tuple[bytes, bytes]:
+    boosting, forest = estimators(trees)
+    return serialize(boosting), serialize(forest)
+
+
 def bundle_files(trees: int = 20) -> dict[str, bytes]:
     """The files that training hands to `write_bundle`; the joblib one would not unpickle."""
-    boosting, forest = estimators(trees)
+    supervised, unsupervised = _checkpoints(trees)
     return {
-        SUPERVISED: serialize(boosting),
-        UNSUPERVISED: serialize(forest),
+        SUPERVISED: supervised,
+        UNSUPERVISED: unsupervised,
         "supervised_model.joblib": b"not a pickle",
         "baseline.json": b"{}",
     }

@@ -1,0 +1,271 @@
+import hashlib
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from engine.bundle import (
+    MANIFEST,
+    SUPERVISED,
+    UNSUPERVISED,
+    load_bundle,
+    publish,
+    verify_bundle,
+)
+from engine.errors import InvalidBundle
+from engine.policy import PiecewiseLinear, Policy, Weights
+from engine.store import LocalStore
+from tests.engine.bundles import FILL, POLICY, SCHEMA, bundle_files, write_small_bundle
+
+PREFIX = "fraud/v1.0.0"
+FILES = (
+    "baseline.json",
+    "feature_schema.json",
+    "supervised.treelite",
+    "supervised_model.joblib",
+    "thresholds.json",
+    "unsupervised.treelite",
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "artifacts")
+
+
+def rewrite_manifest(store: LocalStore, change: Callable[[dict[str, Any]], object]) -> str:
+    """Change the manifest as someone could who also controls the registry; its new digest."""
+    manifest = json.loads(store.read(f"{PREFIX}/{MANIFEST}"))
+    change(manifest)
+    data = json.dumps(manifest).encode()
+    store.write(f"{PREFIX}/{MANIFEST}", data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def test_a_written_bundle_loads_as_what_it_was_given(store: LocalStore) -> None:
+    policy = Policy(
+        review=0.4,
+        block=0.9,
+        weights=Weights(0.1, 0.7, 0.2),
+        calibration=PiecewiseLinear((0.0, 0.3, 1.0), (0.0, 0.1, 1.0)),
+    )
+    digest = write_small_bundle(store, policy=policy)
+    bundle = load_bundle(store, PREFIX, digest)
+    assert bundle.policy == policy
+    assert bundle.schema == SCHEMA
+    assert bundle.manifest_sha256 == digest
+    assert (bundle.manifest.model, bundle.manifest.version) == ("fraud", "1.0.0")
+    assert store.list(PREFIX) == sorted(f"{PREFIX}/{name}" for name in (*FILES, MANIFEST))
+    assert set(bundle.manifest.files) == set(FILES)
+    row = np.full(len(SCHEMA.names), 10.0)
+    assert 0.0 <= bundle.supervised.predict_one(row) <= 1.0
+    assert 0.0 <= bundle.unsupervised.predict_one(row) <= 1.0
+
+
+def test_the_files_for_people_say_what_the_manifest_says(store: LocalStore) -> None:
+    write_small_bundle(store)
+    manifest = json.loads(store.read(f"{PREFIX}/{MANIFEST}"))
+    schema = json.loads(store.read(f"{PREFIX}/feature_schema.json"))
+    assert schema == manifest["feature_schema"] == SCHEMA.to_dict()
+    thresholds = json.loads(store.read(f"{PREFIX}/thresholds.json"))
+    assert thresholds == {"review": POLICY.review, "block": POLICY.block}
+    assert {k: manifest["policy"][k] for k in thresholds} == thresholds
+    assert manifest["protocol"] == 1
+
+
+def test_verify_returns_the_manifest(store: LocalStore) -> None:
+    digest = write_small_bundle(store)
+    assert verify_bundle(store, PREFIX, digest).policy == POLICY
+
+
+@pytest.mark.parametrize("check", [verify_bundle, load_bundle])
+@pytest.mark.parametrize("name", [*FILES, MANIFEST])
+@pytest.mark.parametrize("tampering", ["flip", "append", "truncate", "delete"])
+def test_any_changed_or_missing_file_is_refused(
+    store: LocalStore, check: Callable[..., object], name: str, tampering: str
+) -> None:
+    digest = write_small_bundle(store)
+    path = store.path(f"{PREFIX}/{name}")
+    data = path.read_bytes()
+    if tampering == "delete":
+        path.unlink()
+    else:
+        flipped = bytes([data[0] ^ 1]) + data[1:]
+        path.write_bytes(
+            {"flip": flipped, "append": data + b"\n", "truncate": data[:-1]}[tampering]
+        )
+    with pytest.raises(InvalidBundle, match="manifest" if name == MANIFEST else name):
+        check(store, PREFIX, digest)
+
+
+def test_a_manifest_that_is_not_the_registered_one_is_refused(store: LocalStore) -> None:
+    write_small_bundle(store)
+    changed = rewrite_manifest(store, lambda m: m["policy"].update(block=0.99))
+    assert verify_bundle(store, PREFIX, changed).policy.block == 0.99
+    with pytest.raises(InvalidBundle, match="not the one that was registered"):
+        load_bundle(store, PREFIX, "0" * 64)
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 99])
+def test_another_protocol_is_refused_by_its_number(store: LocalStore, protocol: int) -> None:
+    write_small_bundle(store)
+    # Another protocol may have another shape altogether.
+    digest = rewrite_manifest(store, lambda m: (m.clear(), m.update(protocol=protocol)))
+    with pytest.raises(InvalidBundle, match=f"has protocol {protocol}; this engine reads 1"):
+        load_bundle(store, PREFIX, digest)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.pop("protocol"),
+        lambda m: m.update(protocol="1"),
+        lambda m: m.pop("policy"),
+        lambda m: m["policy"].update(review=0.99),
+        lambda m: m["policy"].update(weights={"rule": -1, "supervised": 1, "unsupervised": 1}),
+        lambda m: m["policy"].update(calibration={"x": [0, 0.5, 1], "y": [0, 0.5, 0.5]}),
+        lambda m: m["anomaly"].update(calibration={"x": [0], "y": [0]}),
+        lambda m: m["anomaly"].update(fill=["x"]),
+        lambda m: m["anomaly"]["fill"].pop(),
+        lambda m: m["feature_schema"].update(names=[]),
+        lambda m: m["feature_schema"]["names"].reverse(),
+        lambda m: m["feature_schema"]["countries"].append("IT"),
+        lambda m: m.update(catalogue_fingerprint="0" * 64),
+        lambda m: m["files"].pop(SUPERVISED),
+        lambda m: m["files"].pop(UNSUPERVISED),
+        lambda m: m["files"].update({"../escape": {"size": 1, "sha256": "0"}}),
+        lambda m: m["files"][SUPERVISED].update(size=1),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_refused(
+    store: LocalStore, change: Callable[[dict[str, Any]], object]
+) -> None:
+    write_small_bundle(store)
+    with pytest.raises(InvalidBundle):
+        load_bundle(store, PREFIX, rewrite_manifest(store, change))
+
+
+def test_a_manifest_that_is_not_json_is_refused(store: LocalStore) -> None:
+    store.write(f"{PREFIX}/{MANIFEST}", b"{")
+    with pytest.raises(InvalidBundle, match="can't be read"):
+        load_bundle(store, PREFIX, hashlib.sha256(b"{").hexdigest())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"files": {SUPERVISED: b"x", UNSUPERVISED: b"x"}},
+        {"files": {SUPERVISED: bundle_files()[SUPERVISED]}},
+        {"fill": FILL[:-1]},
+        {"fill": np.full(len(FILL), np.nan)},
+    ],
+)
+def test_what_would_not_load_is_not_written(store: LocalStore, changes: dict[str, Any]) -> None:
+    with pytest.raises(InvalidBundle):
+        write_small_bundle(store, **changes)
+    assert store.list() == []
+
+
+def test_a_bundle_is_never_written_over(store: LocalStore) -> None:
+    digest = write_small_bundle(store)
+    with pytest.raises(InvalidBundle, match="already a bundle"):
+        write_small_bundle(store, training={"rows": 1})
+    verify_bundle(store, PREFIX, digest)
+
+
+def test_publishing_copies_and_repeating_it_changes_nothing(
+    store: LocalStore, tmp_path: Path
+) -> None:
+    digest = write_small_bundle(store)
+    target = LocalStore(tmp_path / "elsewhere")
+    for _ in range(2):
+        publish(store, PREFIX, target, "a/b", digest)
+        assert load_bundle(target, "a/b", digest).manifest_sha256 == digest
+    assert len(target.list()) == len(FILES) + 1
+
+
+def test_publishing_what_does_not_verify_writes_nothing(store: LocalStore, tmp_path: Path) -> None:
+    digest = write_small_bundle(store)
+    store.write(f"{PREFIX}/baseline.json", b"[]")
+    target = LocalStore(tmp_path / "elsewhere")
+    with pytest.raises(InvalidBundle, match=r"baseline\.json"):
+        publish(store, PREFIX, target, "a", digest)
+    assert target.list() == []
+
+
+def test_publishing_over_another_bundle_is_refused(store: LocalStore, tmp_path: Path) -> None:
+    target = LocalStore(tmp_path / "elsewhere")
+    first = write_small_bundle(target, "a")
+    second = write_small_bundle(store, training={"rows": 1})
+    with pytest.raises(InvalidBundle, match="not the one that was registered"):
+        publish(store, PREFIX, target, "a", second)
+    verify_bundle(target, "a", first)
+
+
+def test_an_interrupted_publication_is_completed(store: LocalStore, tmp_path: Path) -> None:
+    digest = write_small_bundle(store)
+    target = LocalStore(tmp_path / "elsewhere")
+    target.write(f"a/{SUPERVISED}", b"half")
+    publish(store, PREFIX, target, "a", digest)
+    load_bundle(target, "a", digest)
+
+
+class Canary:
+    """Unpickling it leaves a trace."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+SCORE_IN_A_FRESH_PROCESS = """
+import sys
+from engine.bundle import load_bundle
+from engine.features.live import EMPTY_HISTORY
+from engine.rules import RuleSet
+from engine.scorer import Scorer
+from engine.store import open_store
+from engine.transaction import decode_score_request
+
+root, digest, body = sys.argv[1:]
+scorer = Scorer(load_bundle(open_store(root), "fraud/v1.0.0", digest), RuleSet.default())
+decision = scorer.score(decode_score_request(body.encode()), EMPTY_HISTORY)
+assert decision.supervised_score is not None
+heavy = ("sklearn", "pandas", "duckdb", "joblib", "google.cloud", "requests", "django", "pyarrow")
+print([name for name in heavy if name in sys.modules])
+"""
+
+
+def test_serving_never_unpickles_and_imports_nothing_of_training(
+    store: LocalStore, tmp_path: Path
+) -> None:
+    from tests.engine.requests import body
+
+    trace = tmp_path / "unpickled"
+    files = {**bundle_files(), "supervised_model.joblib": pickle.dumps(Canary(trace))}
+    digest = write_small_bundle(store, files=files)
+    done = subprocess.run(
+        [sys.executable, "-c", SCORE_IN_A_FRESH_PROCESS, str(store.root), digest, body().decode()],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        check=False,
+    )
+    assert done.stderr == ""
+    assert done.stdout.strip() == "[]"
+    assert not trace.exists()
+
+
+def test_manifests_survive_a_round_trip(store: LocalStore) -> None:
+    digest = write_small_bundle(store)
+    manifest = verify_bundle(store, PREFIX, digest)
+    assert msgspec.json.decode(msgspec.json.encode(manifest), type=type(manifest)) == manifest
