@@ -139,7 +139,7 @@ class KeyRateThrottle(BaseThrottle):
         seconds = self._SECONDS[unit]
         now = time.time()
         window = int(now // seconds)
-        self._wait = (window + 1) * seconds - now
+        self._wait: float = (window + 1) * seconds - now
         name = f"rate:{caller.key_id}:{window}"
         try:
             cache.add(name, 0, timeout=2 * seconds)

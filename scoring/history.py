@@ -91,7 +91,7 @@ _RECORD_COLUMNS = NewRecord._fields[5:]
 
 def _insert(table: str, columns: Sequence[str], first: str = "") -> str:
     values = ", ".join(([first] if first else []) + ["%s"] * len(columns))
-    names = ", ".join((["attempt_id"] if first else []) + list(columns))
+    names = ", ".join(f'"{name}"' for name in (["attempt_id"] if first else []) + list(columns))
     return f"INSERT INTO {table} ({names}) VALUES ({values})"
 
 

@@ -9,7 +9,7 @@ from deployments.models import ModelVersion, RegisteredModel, RuleSet, RuleSetAl
 from engine.policy import Policy
 from engine.rules import default_rules_text
 from engine.store import open_store
-from tests.engine.bundles import write_small_bundle
+from tests.engine.bundles import bundle_files, write_small_bundle
 
 
 def seed_registry() -> RegisteredModel:
@@ -28,7 +28,12 @@ def seed_registry() -> RegisteredModel:
 
 
 def write(
-    version: str, *, rules_sha256: str, review: float = 0.5, block: float = 0.8
+    version: str,
+    *,
+    rules_sha256: str,
+    review: float = 0.5,
+    block: float = 0.8,
+    trees: int = 20,
 ) -> tuple[str, str]:
     """Write a bundle into the artefact store; returns its location and its manifest's digest."""
     location = f"fraud/v{version}"
@@ -36,6 +41,7 @@ def write(
         open_store(settings.ARTIFACTS_DIR),
         location,
         version=version,
+        files=bundle_files(trees),
         policy=Policy(review=review, block=block),
         rule_set_sha256=rules_sha256,
     )
@@ -49,10 +55,13 @@ def register(
     deployable: bool = True,
     review: float = 0.5,
     block: float = 0.8,
+    trees: int = 20,
 ) -> ModelVersion:
     """Write and register a version of “fraud”; it is not promoted."""
     rule_set = RuleSet.objects.get(name=rules)
-    location, digest = write(version, rules_sha256=rule_set.sha256, review=review, block=block)
+    location, digest = write(
+        version, rules_sha256=rule_set.sha256, review=review, block=block, trees=trees
+    )
     return services.version_register(
         model=RegisteredModel.objects.get(name="fraud"),
         version=version,

