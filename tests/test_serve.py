@@ -102,7 +102,7 @@ def test_a_percent_sign_in_the_path_is_refused(tmp_path: Path) -> None:
 def test_the_supervisor_understands_a_path_with_spaces(tmp_path: Path) -> None:
     from supervisor.options import ServerOptions
 
-    home = Home(tmp_path / "a home; at #1")
+    home = Home(tmp_path / "a home")
     home.create(demo=False)
     config = home.root / "supervisord.conf"
     config.write_text(serve.supervisor_config(home))
