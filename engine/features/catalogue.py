@@ -112,7 +112,7 @@ OWN_BALANCE: Final = ("source_balance", "amount_to_balance")
 class Plan(NamedTuple):
     """A catalogue as the kernel's tables."""
 
-    windows: NDArray[np.int64]  # (windows, 2): length in µs ascending; slot in `failures` or 0
+    windows: NDArray[np.int64]  # (windows, 2): length in µs ascending; failures slot, or 0
     program: NDArray[np.int64]  # (features, 3): operation, window, statistic
     defaults: NDArray[np.float64]  # (features,)
 

@@ -98,6 +98,7 @@ _INTS = types.Array(_I8, 1, "C")
 _FLOATS = types.Array(_F8, 1, "C")
 _FLOAT_ROWS = types.Array(_F8, 2, "C")
 _INTS_IN = types.Array(_I8, 1, "C", readonly=True)
+_STRIDED_IN = types.Array(_I8, 1, "A", readonly=True)
 _ROWS = types.Array(_I8, 2, "C")
 _ROWS_IN = types.Array(_I8, 2, "C", readonly=True)
 _FLOATS_IN = types.Array(_F8, 1, "C", readonly=True)
@@ -129,8 +130,7 @@ def _fill_totals(
     for total in range(3):
         before = events[at - 1, COUNT + total] if at > first else edges[window, total]
         stats[window, total] = events[last - 1, COUNT + total] - before if last > first else 0
-    failed_before = windows[window, 1]
-    stats[window, STAT_FAILED] = failures[0] - failures[failed_before] if failed_before > 0 else 0
+    stats[window, STAT_FAILED] = failures[0] - failures[windows[window, 1]]
 
 
 @compiled(types.void, _ROWS_IN, _I8, _I8, _ROWS_IN, _INTS_IN, _I8, _I8, _I8, _ROWS_IN, *_SCRATCH)
@@ -320,7 +320,7 @@ def keep_order(wallets: Any, times: Any) -> None:
             times[at] = max(times[at], times[at - 1])
 
 
-@compiled(_I8, _INTS_IN, _I8, _I8, _I8)
+@compiled(_I8, _STRIDED_IN, _I8, _I8, _I8)
 def _first_not_below(values: Any, low: int, high: int, bound: int) -> int:
     """The first index in [low, high) of sorted `values` that is >= bound, or `high`."""
     while low < high:
@@ -341,16 +341,10 @@ def _fill_edges(events: Any, start: int, first: int, now: int, windows: Any, edg
     edges[:] = 0
     for window in range(windows.shape[0]):
         edge = now - windows[window, 0]
-        low, high = start, first
-        while low < high:
-            middle = (low + high) // 2
-            if events[middle, TIME] < edge:
-                low = middle + 1
-            else:
-                high = middle
-        if low > start:
+        at = _first_not_below(events[:, TIME], start, first, edge)
+        if at > start:
             for total in range(3):
-                edges[window, total] = events[low - 1, COUNT + total]
+                edges[window, total] = events[at - 1, COUNT + total]
 
 
 @compiled(
