@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier, IsolationForest
+from threadpoolctl import threadpool_limits
 
 from engine.bundle import SUPERVISED, UNSUPERVISED, write_bundle
 from engine.features.schema import FeatureSchema
@@ -33,9 +34,10 @@ def training_rows() -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
 def estimators(trees: int = 20) -> tuple[HistGradientBoostingClassifier, IsolationForest]:
     """The two scikit-learn estimators behind the bundle."""
     rows, labels = training_rows()
-    boosting = HistGradientBoostingClassifier(
-        max_iter=trees, early_stopping=False, random_state=0
-    ).fit(rows, labels)
+    boosting = HistGradientBoostingClassifier(max_iter=trees, early_stopping=False, random_state=0)
+    # On a busy machine OpenMP's threads wait for each other longer than they work.
+    with threadpool_limits(1):
+        boosting.fit(rows, labels)
     forest = IsolationForest(n_estimators=trees, random_state=0).fit(np.nan_to_num(rows))
     return boosting, forest
 
