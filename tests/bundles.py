@@ -1,30 +1,42 @@
 """Registered versions for the tests of the apps: small real bundles in the artefact store."""
 
-from hashlib import sha256
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
 
+from django.apps import apps
 from django.conf import settings
 
 from deployments import services
-from deployments.models import ModelVersion, RegisteredModel, RuleSet, RuleSetAlias, RuleSetEvent
+from deployments.models import ModelVersion, RegisteredModel, RuleSet
 from engine.policy import Policy
-from engine.rules import default_rules_text
 from engine.store import open_store
 from tests.engine.bundles import bundle_files, write_small_bundle
+
+METRICS = {
+    "pr_auc": 0.61,
+    "roc_auc": 0.972,
+    "f1": 0.58,
+    "recall_at_1_percent": 0.81,
+    "precision": 0.77,
+    "recall": 0.42,
+    "rows": 20_000,
+    "frauds": 60,
+    "fraud_rate": 0.003,
+    "supervised": {"pr_auc": 0.59, "roc_auc": 0.965, "f1": 0.55, "recall_at_1_percent": 0.78},
+    "unsupervised": {"pr_auc": 0.11, "roc_auc": 0.86, "f1": 0.2, "recall_at_1_percent": 0.3},
+    "rules": {"precision": 0.2, "recall": 0.31, "alert_rate": 0.004, "alerts": 80, "f1": 0.24},
+    "block": {"precision": 0.77, "recall": 0.42, "alert_rate": 0.0016, "alerts": 33, "f1": 0.54},
+    "review": {"precision": 0.24, "recall": 0.83, "alert_rate": 0.0104, "alerts": 207, "f1": 0.37},
+}
 
 
 def seed_registry() -> RegisteredModel:
     """Put back what the migrations made, where a test has emptied the tables."""
-    model, _ = RegisteredModel.objects.get_or_create(name="fraud", kind="fraud")
-    for name, source in (("none", ""), ("default", default_rules_text())):
-        digest = sha256(source.encode()).hexdigest()
-        row, _ = RuleSet.objects.get_or_create(
-            name=name, defaults={"source": source, "sha256": digest}
-        )
-    RuleSetAlias.objects.get_or_create(model=model, defaults={"rule_set": row})
-    RuleSetEvent.objects.get_or_create(
-        model=model, to_rule_set=row, action="promote", actor="migration", reason="The default."
-    )
-    return model
+    if not RegisteredModel.objects.exists():
+        migration = import_module("deployments.migrations.0002_fraud_and_rule_sets")
+        migration.seed(apps, None)
+    return RegisteredModel.objects.get(name="fraud")
 
 
 def write(
@@ -53,6 +65,7 @@ def register(
     *,
     rules: str = "default",
     deployable: bool = True,
+    metrics: Mapping[str, Any] = METRICS,
     review: float = 0.5,
     block: float = 0.8,
     trees: int = 20,
@@ -67,7 +80,7 @@ def register(
         version=version,
         location=location,
         manifest_sha256=digest,
-        metrics={},
+        metrics=metrics,
         deployable=deployable,
         training_run_id=None,
         rule_set=rule_set,
