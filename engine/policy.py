@@ -82,8 +82,8 @@ class Policy:
     ) -> NDArray[np.float64]:
         """Return the risk in [0, 1] of transactions that no rule blocked.
 
-        `rule_score` is min(1, sum of boosts); the three are in [0, 1] and of one shape (or
-        scalars), which is the shape of the result.
+        `rule_score` is min(1, sum of boosts); the three are in [0, 1], scalars or arrays of
+        shapes that broadcast to the result's.
         """
         rule = np.asarray(rule_score, dtype=np.float64)
         weights = self.weights

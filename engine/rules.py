@@ -137,9 +137,6 @@ class RuleSet:
         return RuleResult(tuple(fired), tuple(blocks), boosts, tuple(blocks or raised))
 
 
-CompiledRuleSet = RuleSet
-
-
 def default_rules_text() -> str:
     """Return the text of the default rule set."""
     return files("engine").joinpath("default_rules.toml").read_text(encoding="utf-8")

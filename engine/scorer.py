@@ -7,6 +7,7 @@ policy makes of rules and models one risk and a decision. No clock, no database,
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, Final, cast
 
 import numpy as np
@@ -93,21 +94,14 @@ class Scorer:
         holds for neither alone, but for both together, the larger contribution did.
         """
         policy = self.bundle.policy
-
-        def milder(supervised: float, unsupervised: float) -> bool:
-            without = policy.decide(float(policy.risk(rule, supervised, unsupervised)))
-            return _SEVERITY[without] < _SEVERITY[decision]
-
-        carriers = []
-        if milder(0.0, unsupervised):
-            carriers.append(SUPERVISED_HIGH)
-        if milder(supervised, 0.0):
-            carriers.append(ANOMALY_HIGH)
-        if not carriers and milder(0.0, 0.0):
+        without = policy.risk(rule, (0.0, supervised, 0.0), (unsupervised, 0.0, 0.0))
+        milder = [_SEVERITY[policy.decide(risk)] < _SEVERITY[decision] for risk in without.tolist()]
+        carriers = tuple(compress((SUPERVISED_HIGH, ANOMALY_HIGH), milder))
+        if not carriers and milder[2]:
             weights = policy.weights
             first = weights.supervised * supervised >= weights.unsupervised * unsupervised
-            carriers.append(SUPERVISED_HIGH if first else ANOMALY_HIGH)
-        return tuple(carriers)
+            return (SUPERVISED_HIGH if first else ANOMALY_HIGH,)
+        return carriers
 
     def _decision(
         self,
