@@ -34,10 +34,16 @@ class Dataset(models.Model):
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
+        verbose_name = "data set"
         ordering = ["-created_at"]
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def fraud_rate(self) -> float:
+        """Frauds among the rows, 0 to 1."""
+        return self.frauds / self.rows if self.rows else 0.0
 
 
 class RunState(models.TextChoices):
@@ -57,7 +63,9 @@ class TrainingRun(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     model = models.ForeignKey(RegisteredModel, on_delete=models.PROTECT, related_name="runs")
     version = models.CharField(max_length=64, validators=[semver_validator])
-    dataset = models.ForeignKey(Dataset, on_delete=models.PROTECT, related_name="runs")
+    dataset = models.ForeignKey(
+        Dataset, verbose_name="data set", on_delete=models.PROTECT, related_name="runs"
+    )
     rule_set = models.ForeignKey(RuleSet, on_delete=models.PROTECT, related_name="+")
     sample = models.PositiveBigIntegerField(
         null=True,
@@ -117,6 +125,11 @@ class TrainingRun(models.Model):
     @property
     def is_active(self) -> bool:
         return self.state in ACTIVE
+
+    @property
+    def can_restart(self) -> bool:
+        """Whether it ended without a version."""
+        return self.state in (RunState.FAILED, RunState.CANCELLED)
 
     @property
     def duration(self) -> timedelta | None:

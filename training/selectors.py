@@ -4,6 +4,7 @@ from typing import Any
 
 from django.db.models import QuerySet
 
+from deployments.models import ModelVersion
 from engine.errors import RunRefused
 from engine.store import open_store
 from training.launchers import launcher_named
@@ -39,3 +40,16 @@ def run_log_tail(run: TrainingRun) -> str:
 def runs_running() -> int:
     """How many runs are running."""
     return TrainingRun.objects.filter(state=RunState.RUNNING).count()
+
+
+def next_version(model_name: str) -> str:
+    """The minor version after the highest that is registered or was tried; 1.0.0 at first."""
+    tried = [
+        *ModelVersion.objects.filter(model__name=model_name).values_list("version", flat=True),
+        *TrainingRun.objects.filter(model__name=model_name).values_list("version", flat=True),
+    ]
+    numbers = [tuple(map(int, version.split("-")[0].split("."))) for version in tried]
+    if not numbers:
+        return "1.0.0"
+    major, minor, _ = max(numbers)
+    return f"{major}.{minor + 1}.0"

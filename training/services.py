@@ -150,7 +150,7 @@ def run_restart(run: TrainingRun, *, requested_by: str = "") -> TrainingRun:
     """
     runs_fail_abandoned(now=timezone.now())
     run.refresh_from_db()
-    if run.state not in (RunState.FAILED, RunState.CANCELLED):
+    if not run.can_restart:
         raise RunRefused(
             "Only a run that failed or was cancelled can be started again; "
             f"this one is {run.state}."

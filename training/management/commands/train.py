@@ -68,10 +68,10 @@ class Command(SentinelleCommand):
             )
         else:
             raise CommandError("Give --dataset and --version, or --restart, or --follow.")
-        share = run.dataset.frauds / run.dataset.rows
+        data = run.dataset
         self.stdout.write(
-            f"Run {run.pk}: {run.model.name} v{run.version} on “{run.dataset.name}” "
-            f"({run.dataset.rows:,} transactions, {share:.2%} frauds), rules “{run.rule_set.name}”."
+            f"Run {run.pk}: {run.model.name} v{run.version} on “{data.name}” ({data.rows:,} "
+            f"transactions, {data.fraud_rate:.2%} frauds), rules “{run.rule_set.name}”."
         )
         return run
 

@@ -1,0 +1,367 @@
+"""Data sets and training runs in the admin. Everything that changes goes through services."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.db.models import Count, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect
+from django.template.defaultfilters import filesizeformat
+from django.template.response import TemplateResponse
+from django.urls import path, reverse
+from django.utils import timezone
+from django.utils.html import format_html
+
+from deployments.admin.base import ReadOnlyAdmin, badge
+from engine.errors import InvalidDataset, RunRefused, StoreUnavailable
+from training import selectors, services
+from training.forms import TrainForm
+from training.metrics import metric_tables
+from training.models import ACTIVE, Dataset, RunState, TrainingRun
+
+STATE_KINDS = {
+    RunState.QUEUED: "quiet",
+    RunState.RUNNING: "active",
+    RunState.SUCCEEDED: "good",
+    RunState.FAILED: "bad",
+    RunState.CANCELLED: "quiet",
+}
+
+
+@admin.register(Dataset)
+class DatasetAdmin(ReadOnlyAdmin):
+    list_display = [
+        "name", "rows_count", "frauds_count", "fraud_rate", "period", "rejected_count",
+        "runs_count", "created_at",
+    ]  # fmt: skip
+    list_filter = ["preset", "created_at"]
+    search_fields = ["name", "fingerprint"]
+    date_hierarchy = "created_at"
+    fieldsets = [
+        (None, {"fields": ["name", "train_link", "created_at"]}),
+        ("Content", {"fields": ["rows_count", "frauds_count", "fraud_rate", "period"]}),
+        ("Rejected rows", {"fields": ["rejected_count", "reject_reasons"]}),
+        ("Origin", {"fields": ["preset", "columns", "fingerprint", "location"]}),
+    ]
+
+    class Media:
+        css = {"all": ["deployments/admin.css", "training/training.css"]}
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Dataset]:  # noqa: ARG002
+        return Dataset.objects.annotate(used=Count("runs"))
+
+    def has_delete_permission(self, request: HttpRequest, obj: Dataset | None = None) -> bool:
+        return self.allowed(request, "delete") and (obj is None or not obj.runs.exists())
+
+    def delete_model(self, request: HttpRequest, obj: Dataset) -> None:  # noqa: ARG002
+        services.dataset_delete(obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Dataset]) -> None:
+        for dataset in queryset:
+            try:
+                services.dataset_delete(dataset)
+            except InvalidDataset as error:  # used since the page was shown
+                messages.error(request, error.detail)
+
+    @admin.display(description="rows", ordering="rows")
+    def rows_count(self, dataset: Dataset) -> str:
+        return f"{dataset.rows:,}"
+
+    @admin.display(description="frauds", ordering="frauds")
+    def frauds_count(self, dataset: Dataset) -> str:
+        return f"{dataset.frauds:,}"
+
+    @admin.display(description="fraud rate")
+    def fraud_rate(self, dataset: Dataset) -> str:
+        return f"{dataset.fraud_rate:.3%}"
+
+    @admin.display(description="period", ordering="first_at")
+    def period(self, dataset: Dataset) -> str:
+        if dataset.first_at is None or dataset.last_at is None:
+            return "-"
+        return f"{dataset.first_at:%Y-%m-%d} to {dataset.last_at:%Y-%m-%d}"
+
+    @admin.display(description="rejected", ordering="rejected")
+    def rejected_count(self, dataset: Dataset) -> str:
+        return f"{dataset.rejected:,}"
+
+    @admin.display(description="runs", ordering="used")
+    def runs_count(self, dataset: Any) -> str:
+        if not dataset.used:
+            return "0"
+        address = reverse("admin:training_trainingrun_changelist")
+        query = urlencode({"dataset__id__exact": dataset.pk})
+        return format_html('<a href="{}?{}">{}</a>', address, query, dataset.used)
+
+    @admin.display(description="reasons")
+    def reject_reasons(self, dataset: Dataset) -> str:
+        counts = dataset.summary.get("reject_counts", {})
+        return ", ".join(f"{reason}: {count:,}" for reason, count in counts.items()) or "-"
+
+    @admin.display(description="columns")
+    def columns(self, dataset: Dataset) -> str:
+        return ", ".join(dataset.summary.get("columns", [])) or "-"
+
+    @admin.display(description="train")
+    def train_link(self, dataset: Dataset) -> str:
+        address = reverse("admin:training_trainingrun_add")
+        query = urlencode({"dataset": dataset.name})
+        return format_html('<a href="{}?{}">Train a version on it</a>', address, query)
+
+
+@admin.register(TrainingRun)
+class TrainingRunAdmin(ReadOnlyAdmin):
+    list_display = [
+        "version_name", "state_badge", "progress", "dataset_name", "pr_auc", "recall_reviewed",
+        "duration", "requested",
+    ]  # fmt: skip
+    list_filter = ["state", "model", "dataset", "rule_set", "created_at"]
+    search_fields = ["version", "dataset__name", "requested_by", "id", "error"]
+    date_hierarchy = "created_at"
+    actions = ["cancel_selected", "restart_selected"]
+
+    class Media:
+        css = {"all": ["deployments/admin.css", "training/training.css"]}
+        js = ["training/refresh.js"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[TrainingRun]:  # noqa: ARG002
+        return selectors.runs_detailed().defer("report")
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return self.allowed(request, "add")
+
+    def has_cancel_permission(self, request: HttpRequest) -> bool:
+        return self.allowed(request, "change")
+
+    def has_restart_permission(self, request: HttpRequest) -> bool:
+        return self.has_add_permission(request)
+
+    def get_urls(self) -> list[Any]:
+        wrap = self.admin_site.admin_view
+        return [
+            path(f"<uuid:run_id>/{verb}/", wrap(view), name=f"training_trainingrun_{verb}")
+            for verb, view in (("cancel", self.cancel_view), ("restart", self.restart_view))
+        ] + super().get_urls()
+
+    # --- pages ---
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        active = TrainingRun.objects.filter(state__in=ACTIVE).exists()
+        return super().changelist_view(request, {"active": active} | (extra_context or {}))
+
+    def add_view(
+        self,
+        request: HttpRequest,
+        form_url: str = "",  # noqa: ARG002
+        extra_context: dict[str, Any] | None = None,  # noqa: ARG002
+    ) -> HttpResponse:
+        if not self.has_add_permission(request):
+            raise PermissionDenied
+        asked = {"dataset": request.GET.get("dataset", "")}
+        form = TrainForm(request.POST or None, initial=TrainForm.suggestions() | asked)
+        if request.method == "POST" and form.is_valid():
+            try:
+                run = services.run_create(
+                    **form.arguments(), requested_by=request.user.get_username()
+                )
+            except RunRefused as refusal:
+                form.show(refusal)
+            else:
+                return redirect(self._address("change", run.pk))
+        return self._page(request, "train", "Train a version", form=form)
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",  # noqa: ARG002
+        extra_context: dict[str, Any] | None = None,  # noqa: ARG002
+    ) -> HttpResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        run: TrainingRun | None = self.get_object(request, object_id)
+        if run is None:
+            messages.warning(request, "There is no such training run.")
+            return redirect(self._address("changelist"))
+        try:
+            log = selectors.run_log_tail(run)
+        except StoreUnavailable as error:
+            log = f"The log can't be read now: {error}"
+        return self._page(
+            request,
+            "run",
+            f"{run.model.name} v{run.version}",
+            run=run,
+            badge=self.state_badge(run),
+            facts=self._facts(run),
+            tables=metric_tables(run.report.get("metrics", {})),
+            log=log,
+            can_cancel=run.is_active and self.has_cancel_permission(request),
+            can_restart=run.can_restart and self.has_restart_permission(request),
+        )
+
+    def cancel_view(self, request: HttpRequest, run_id: Any) -> HttpResponse:
+        """The button of a run's page."""
+        return self._change_one(request, run_id, self.has_cancel_permission, self._cancel)
+
+    def restart_view(self, request: HttpRequest, run_id: Any) -> HttpResponse:
+        """The button of a run's page; leads to the new run."""
+        return self._change_one(request, run_id, self.has_restart_permission, self._restart)
+
+    def _change_one(
+        self,
+        request: HttpRequest,
+        run_id: Any,
+        permitted: Callable[[HttpRequest], bool],
+        change: Callable[[HttpRequest, TrainingRun], TrainingRun],
+    ) -> HttpResponse:
+        if request.method != "POST" or not permitted(request):
+            raise PermissionDenied
+        run = get_object_or_404(TrainingRun, pk=run_id)
+        try:
+            run = change(request, run)
+        except RunRefused as refusal:
+            messages.error(request, refusal.detail)
+        return redirect(self._address("change", run.pk))
+
+    # --- actions ---
+
+    @admin.action(description="Cancel the selected runs", permissions=["cancel"])
+    def cancel_selected(self, request: HttpRequest, queryset: QuerySet[TrainingRun]) -> None:
+        self._change_selected(request, queryset, self._cancel, "Cancelled")
+
+    @admin.action(description="Start the selected runs again", permissions=["restart"])
+    def restart_selected(self, request: HttpRequest, queryset: QuerySet[TrainingRun]) -> None:
+        self._change_selected(request, queryset, self._restart, "Started again")
+
+    def _change_selected(
+        self,
+        request: HttpRequest,
+        queryset: QuerySet[TrainingRun],
+        change: Callable[[HttpRequest, TrainingRun], TrainingRun],
+        done: str,
+    ) -> None:
+        changed = []
+        for run in queryset:
+            name = f"{run.model.name} v{run.version}"
+            try:
+                change(request, run)
+            except RunRefused as refusal:
+                messages.error(request, f"{name}: {refusal.detail}")
+            else:
+                changed.append(name)
+        if changed:
+            messages.success(request, f"{done}: {', '.join(changed)}.")
+
+    def _cancel(self, request: HttpRequest, run: TrainingRun) -> TrainingRun:  # noqa: ARG002
+        services.run_cancel(run, now=timezone.now())
+        return run
+
+    def _restart(self, request: HttpRequest, run: TrainingRun) -> TrainingRun:
+        return services.run_restart(run, requested_by=request.user.get_username())
+
+    # --- columns ---
+
+    @admin.display(description="version", ordering="version")
+    def version_name(self, run: TrainingRun) -> str:
+        return f"{run.model.name} v{run.version}"
+
+    @admin.display(description="state", ordering="state")
+    def state_badge(self, run: TrainingRun) -> str:
+        if run.is_active and run.cancel_requested_at is not None:
+            return badge("Cancelling", "warn")
+        return badge(run.get_state_display(), STATE_KINDS[RunState(run.state)], run.error)
+
+    @admin.display(description="progress", ordering="fraction")
+    def progress(self, run: TrainingRun) -> str:
+        if run.state == RunState.RUNNING:
+            return format_html(
+                '<progress value="{}" max="1">{}</progress> {}', run.fraction, run.stage, run.stage
+            )
+        return f"at {run.stage}" if run.stage and run.state != RunState.SUCCEEDED else ""
+
+    @admin.display(description="data set", ordering="dataset__name")
+    def dataset_name(self, run: TrainingRun) -> str:
+        sampled = f" (last {run.sample:,} rows)" if run.sample else ""
+        return f"{run.dataset.name}{sampled}"
+
+    @admin.display(description="PR-AUC")
+    def pr_auc(self, run: TrainingRun) -> str:
+        if run.model_version is None or "pr_auc" not in run.model_version.metrics:
+            return "-"
+        return f"{run.model_version.metrics['pr_auc']:.4f}"
+
+    @admin.display(description="recall")
+    def recall_reviewed(self, run: TrainingRun) -> str:
+        if run.model_version is None or "review" not in run.model_version.metrics:
+            return "-"
+        return f"{run.model_version.metrics['review']['recall']:.1%}"
+
+    @admin.display(description="duration")
+    def duration(self, run: TrainingRun) -> str:
+        return _duration(run.duration)
+
+    @admin.display(description="requested", ordering="created_at")
+    def requested(self, run: TrainingRun) -> str:
+        return f"{timezone.localtime(run.created_at):%Y-%m-%d %H:%M}"
+
+    # --- the run's page ---
+
+    def _facts(self, run: TrainingRun) -> list[tuple[str, str]]:
+        """What the page tells about a run, in pairs; empty values are left out."""
+        facts = [
+            ("Data set", self._link("training_dataset", run.dataset)),
+            ("Rows", f"the last {run.sample:,}" if run.sample else f"all {run.dataset.rows:,}"),
+            ("Rules", self._link("deployments_ruleset", run.rule_set)),
+            ("Seed", str(run.seed)),
+            ("Requested", _moment(run.created_at, run.requested_by)),
+            ("Started", _moment(run.started_at, run.claimed_by)),
+            ("Last sign of life", _moment(run.heartbeat_at) if run.is_active else ""),
+            ("Ended", _moment(run.finished_at)),
+            ("Duration", _duration(run.duration) if run.started_at else ""),
+            ("Run", str(run.pk)),
+        ]
+        if run.model_version is not None:
+            facts.insert(0, ("Version", self._link("deployments_modelversion", run.model_version)))
+        report = run.report
+        if "peak_memory_mb" in report:
+            facts.append(("Peak memory", filesizeformat(report["peak_memory_mb"] * 2**20)))
+        return [(name, value) for name, value in facts if value]
+
+    def _link(self, name: str, row: Any) -> str:
+        return format_html(
+            '<a href="{}">{}</a>', reverse(f"admin:{name}_change", args=[row.pk]), row
+        )
+
+    def _address(self, view: str, *args: Any) -> str:
+        return reverse(f"admin:training_trainingrun_{view}", args=args)
+
+    def _page(
+        self, request: HttpRequest, template: str, title: str, **context: Any
+    ) -> TemplateResponse:
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "media": self.media,
+            "title": title,
+            **context,
+        }
+        return TemplateResponse(request, f"admin/training/trainingrun/{template}.html", context)
+
+
+def _moment(at: datetime | None, by: str = "") -> str:
+    if at is None:
+        return ""
+    return f"{timezone.localtime(at):%Y-%m-%d %H:%M:%S}" + (f" by {by}" if by else "")
+
+
+def _duration(duration: timedelta | None) -> str:
+    if duration is None:
+        return "-"
+    return str(timedelta(seconds=round(duration.total_seconds())))

@@ -1,0 +1,67 @@
+"""The form that starts a training run."""
+
+from typing import Any
+
+from django import forms
+from django.conf import settings
+
+from deployments.models import RegisteredModel, RuleSet
+from engine.errors import RunRefused
+from training import selectors
+from training.models import Dataset
+
+
+class TrainForm(forms.Form):
+    """What `services.run_create` takes; it does the checks, and its refusals become errors."""
+
+    model = forms.ModelChoiceField(
+        RegisteredModel.objects.all(), to_field_name="name", empty_label=None
+    )
+    dataset = forms.ModelChoiceField(
+        Dataset.objects.all(), to_field_name="name", label="Data set", empty_label="Choose one"
+    )
+    version = forms.CharField(
+        max_length=64,
+        help_text="A semantic version that the model does not have yet, such as 1.0.0.",
+    )
+    rules = forms.ModelChoiceField(
+        RuleSet.objects.all(),
+        to_field_name="name",
+        required=False,
+        empty_label="Those that serve now",
+        help_text="The thresholds are tuned with these rules.",
+    )
+    sample = forms.IntegerField(
+        required=False,
+        min_value=1,
+        help_text="Only this many of the most recent rows: quick, but the version can't be "
+        "promoted. Empty for all.",
+    )
+    seed = forms.IntegerField(
+        initial=0, min_value=0, max_value=2**31 - 1, help_text="The same seed, the same version."
+    )
+
+    @staticmethod
+    def suggestions() -> dict[str, Any]:
+        """Initial values: the usual model, and its next minor version."""
+        name = settings.MODEL_NAME
+        return {"model": name, "version": selectors.next_version(name)}
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of `run_create` from a valid form."""
+        values = self.cleaned_data
+        return {
+            "model": values["model"].name,
+            "dataset": values["dataset"].name,
+            "version": values["version"],
+            "rules": values["rules"].name if values["rules"] else None,
+            "sample": values["sample"],
+            "seed": values["seed"],
+        }
+
+    def show(self, refusal: RunRefused) -> None:
+        """Put a refusal beside the fields that it names."""
+        for error in refusal.errors:
+            self.add_error(error.field if error.field in self.fields else None, error.message)
+        if not refusal.errors:
+            self.add_error(None, refusal.detail)
