@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,15 +54,15 @@ REASONS = {
 }
 
 BLOCK = "BLOCK"
-CENT = 0.01
+STEP = 0.0001  # the smallest difference between two amounts
 # Rule, what differs from the quiet context, and what is expected: BLOCK, a boost, or None.
 CASES: list[tuple[str, dict[str, Any], str | float | None]] = [
     ("R1", {"amount": 300.0}, None),
-    ("R1", {"amount": 300.0 - CENT}, None),
-    ("R1", {"amount": 300.0 + CENT}, BLOCK),
+    ("R1", {"amount": 300.0 - STEP}, None),
+    ("R1", {"amount": 300.0 + STEP}, BLOCK),
     ("R2", {"source_balance": 20.0}, None),
-    ("R2", {"source_balance": 20.0 + CENT}, None),
-    ("R2", {"source_balance": 20.0 - CENT}, BLOCK),
+    ("R2", {"source_balance": 20.0 + STEP}, None),
+    ("R2", {"source_balance": 20.0 - STEP}, BLOCK),
     ("R3", {"source_status": "locked"}, BLOCK),
     ("R3", {"source_status": "ACTIVE"}, BLOCK),
     ("R3", {"user_status": "locked"}, BLOCK),
@@ -71,58 +72,58 @@ CASES: list[tuple[str, dict[str, Any], str | float | None]] = [
     ("R3", {"source_status": None}, None),
     ("R4", {"same_wallet": True}, BLOCK),
     ("R5", {"amount": 0.0}, BLOCK),
-    ("R5", {"amount": -CENT}, BLOCK),
-    ("R5", {"amount": CENT}, None),
+    ("R5", {"amount": -STEP}, BLOCK),
+    ("R5", {"amount": STEP}, None),
     ("R6", {"country": "KP", "user_country_history": []}, BLOCK),
     ("R6", {"country": "IR", "user_country_history": []}, BLOCK),
     ("R6", {"country": "SY", "user_country_history": []}, BLOCK),
     ("R6", {"country": "KR", "user_country_history": []}, None),
     ("R7", {"destination_status": "closed"}, BLOCK),
     ("R8", {"amount": 20.0, "avg_amount_30d": 2.0}, 0.2),
-    ("R8", {"amount": 20.0 + CENT, "avg_amount_30d": 2.0}, 0.3),
-    ("R8", {"amount": 20.0 - CENT, "avg_amount_30d": 2.0}, 0.2),
+    ("R8", {"amount": 20.0 + STEP, "avg_amount_30d": 2.0}, 0.3),
+    ("R8", {"amount": 20.0 - STEP, "avg_amount_30d": 2.0}, 0.2),
     ("R8", {"amount": 20.0, "avg_amount_30d": 4.0}, None),
-    ("R8", {"amount": 20.0 + CENT, "avg_amount_30d": 4.0}, 0.2),
-    ("R8", {"amount": 20.0 - CENT, "avg_amount_30d": 4.0}, None),
+    ("R8", {"amount": 20.0 + STEP, "avg_amount_30d": 4.0}, 0.2),
+    ("R8", {"amount": 20.0 - STEP, "avg_amount_30d": 4.0}, None),
     ("R9", {"tx_last_10min": 9.0}, None),
     ("R9", {"tx_last_10min": 10.0}, 0.2),
     ("R9", {"tx_last_10min": 11.0}, 0.2),
     ("R9", {"tx_last_10min": 19.0}, 0.2),
     ("R9", {"tx_last_10min": 20.0}, 0.3),
     ("R9", {"tx_last_10min": 21.0}, 0.3),
-    ("R10", {"account_age_minutes": 4.99, "amount": 100.0 + CENT}, 0.3),
-    ("R10", {"account_age_minutes": 4.99, "amount": 100.0}, 0.2),
-    ("R10", {"account_age_minutes": 5.0, "amount": 100.0 + CENT}, 0.2),
-    ("R10", {"account_age_minutes": 59.99, "amount": 50.0 + CENT}, 0.2),
-    ("R10", {"account_age_minutes": 59.99, "amount": 50.0}, None),
-    ("R10", {"account_age_minutes": 60.0, "amount": 50.0 + CENT}, None),
+    ("R10", {"account_age_minutes": 4.999, "amount": 100.0 + STEP}, 0.3),
+    ("R10", {"account_age_minutes": 4.999, "amount": 100.0}, 0.2),
+    ("R10", {"account_age_minutes": 5.0, "amount": 100.0 + STEP}, 0.2),
+    ("R10", {"account_age_minutes": 59.999, "amount": 50.0 + STEP}, 0.2),
+    ("R10", {"account_age_minutes": 59.999, "amount": 50.0}, None),
+    ("R10", {"account_age_minutes": 60.0, "amount": 50.0 + STEP}, None),
     ("R10", {"account_age_minutes": 0.0, "amount": 50.0}, None),
     ("R11", {"is_new_beneficiary": True, "amount": 80.0}, None),
-    ("R11", {"is_new_beneficiary": True, "amount": 80.0 + CENT}, 0.2),
+    ("R11", {"is_new_beneficiary": True, "amount": 80.0 + STEP}, 0.2),
     ("R11", {"is_new_beneficiary": True, "amount": 200.0}, 0.2),
-    ("R11", {"is_new_beneficiary": True, "amount": 200.0 + CENT}, BLOCK),
-    ("R11", {"is_new_beneficiary": False, "amount": 200.0 + CENT}, None),
+    ("R11", {"is_new_beneficiary": True, "amount": 200.0 + STEP}, BLOCK),
+    ("R11", {"is_new_beneficiary": False, "amount": 200.0 + STEP}, None),
     ("R12", {"country": "DE", "amount": 150.0}, None),
-    ("R12", {"country": "DE", "amount": 150.0 + CENT}, BLOCK),
-    ("R12", {"country": "FR", "amount": 150.0 + CENT}, None),
-    ("R12", {"country": "DE", "amount": 150.0 + CENT, "user_country_history": []}, None),
+    ("R12", {"country": "DE", "amount": 150.0 + STEP}, BLOCK),
+    ("R12", {"country": "FR", "amount": 150.0 + STEP}, None),
+    ("R12", {"country": "DE", "amount": 150.0 + STEP, "user_country_history": []}, None),
     ("R12", {"country": "DE", "amount": 151.0, "user_country_history": ["DE", "FR"]}, None),
     ("R12", {"country": "DE", "amount": 151.0, "user_country_history": ["BE", "FR"]}, BLOCK),
-    ("R13", {"hour": 0.0, "amount": 120.0 + CENT}, None),
-    ("R13", {"hour": 1.0, "amount": 120.0 + CENT}, BLOCK),
-    ("R13", {"hour": 2.0, "amount": 120.0 + CENT}, BLOCK),
-    ("R13", {"hour": 4.0, "amount": 120.0 + CENT}, BLOCK),
-    ("R13", {"hour": 5.0, "amount": 120.0 + CENT}, None),
+    ("R13", {"hour": 0.0, "amount": 120.0 + STEP}, None),
+    ("R13", {"hour": 1.0, "amount": 120.0 + STEP}, BLOCK),
+    ("R13", {"hour": 2.0, "amount": 120.0 + STEP}, BLOCK),
+    ("R13", {"hour": 4.0, "amount": 120.0 + STEP}, BLOCK),
+    ("R13", {"hour": 5.0, "amount": 120.0 + STEP}, None),
     ("R13", {"hour": 1.0, "amount": 120.0}, 0.2),
-    ("R13", {"hour": 4.0, "amount": 60.0 + CENT}, 0.2),
+    ("R13", {"hour": 4.0, "amount": 60.0 + STEP}, 0.2),
     ("R13", {"hour": 4.0, "amount": 60.0}, None),
-    ("R13", {"hour": 5.0, "amount": 60.0 + CENT}, None),
-    ("R13", {"hour": 0.0, "amount": 60.0 + CENT}, None),
+    ("R13", {"hour": 5.0, "amount": 60.0 + STEP}, None),
+    ("R13", {"hour": 0.0, "amount": 60.0 + STEP}, None),
     ("R14", {"user_risk_level": "high", "amount": 50.0}, None),
-    ("R14", {"user_risk_level": "high", "amount": 50.0 + CENT}, 0.2),
+    ("R14", {"user_risk_level": "high", "amount": 50.0 + STEP}, 0.2),
     ("R14", {"user_risk_level": "high", "amount": 150.0}, 0.2),
-    ("R14", {"user_risk_level": "high", "amount": 150.0 + CENT}, BLOCK),
-    ("R14", {"user_risk_level": "medium", "amount": 150.0 + CENT}, None),
+    ("R14", {"user_risk_level": "high", "amount": 150.0 + STEP}, BLOCK),
+    ("R14", {"user_risk_level": "medium", "amount": 150.0 + STEP}, None),
     ("R15", {"blocked_tx_last_24h": 0.0}, None),
     ("R15", {"blocked_tx_last_24h": 1.0}, 0.2),
     ("R15", {"blocked_tx_last_24h": 2.0}, 0.2),
@@ -469,3 +470,12 @@ def test_the_context_turns_units_times_and_nan_into_what_rules_read() -> None:
 )  # fmt: skip
 def test_hours_are_whole_and_utc(microseconds: int, hour: float) -> None:
     assert context(created_at=microseconds)["hour"] == hour
+
+
+def test_the_documentation_names_every_rule_and_every_input() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "rules.md").read_text(encoding="utf-8")
+    for rule in DEFAULT.rules:
+        assert f"| {rule.id} |" in text
+        assert f"`{rule.reason}`" in text
+    for name in VARIABLES:
+        assert f"`{name}`" in text
