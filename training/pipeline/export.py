@@ -147,8 +147,9 @@ def write_run_bundle(
 ) -> str:
     """Write `bundle/` in the run folder; the SHA-256 of its manifest.
 
-    Everything in it follows from the data set, the spec and the library versions: the same run
-    again gives the same digest.
+    Everything that is served follows from the data set, the spec and the library versions, and the
+    same run on the same machine writes it again byte for byte. The joblib files are equal in what
+    they hold, not in their bytes: pickles keep memory that nobody set.
     """
     spec = training.spec
     summary = {

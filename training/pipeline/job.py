@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     _watch_signals(folder)
     with Heartbeat(folder, lambda reason: _abandon(folder, reason)):
-        status, report = _run(folder)
+        status, report = execute(folder)
     folder.finish(report)
     return status
 
@@ -70,8 +70,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _run(folder: RunFolder) -> tuple[int, dict[str, Any]]:
-    """Train; the exit status and the report. Nothing is left of a failure but its report."""
+def execute(folder: RunFolder) -> tuple[int, dict[str, Any]]:
+    """Train what a claimed folder's spec says; the exit status and the report, not yet written.
+
+    Nothing is left of a failure but its report.
+    """
     try:
         spec = folder.read_spec()
         folder.log(f"run {spec.run_id}: training {spec.model} v{spec.version}")

@@ -6,19 +6,15 @@ Each takes what it needs and gives what the next one needs; `train` only strings
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import InvalidDataset
-from engine.features.replay import replay, visible_at_once
-from engine.features.schema import FeatureSchema
 from engine.policy import PiecewiseLinear, Policy
 from engine.rules import RuleSet
-from training.pipeline.calibrate import Thresholds, anomaly_scale, choose_thresholds
+from training.pipeline.calibrate import Thresholds, anomaly_scale, choose_thresholds, choose_weights
 from training.pipeline.evaluate import curves, evaluate
 from training.pipeline.export import (
     Training,
@@ -35,17 +31,13 @@ from training.pipeline.fit import (
     supervised_score,
 )
 from training.pipeline.memory import peak_memory_mb
+from training.pipeline.prepare import Prepared, describe, prepare, split_data
 from training.pipeline.rules_replay import Replayed, RuleReplay
 from training.pipeline.run_folder import PREDICTIONS, RunFolder
 from training.pipeline.spec import Budgets, RunSpec
-from training.pipeline.split import Split, temporal_split
+from training.pipeline.split import Split
 from training.pipeline.table import Transactions, read_transactions
 
-# A category is worth a column when the training part has this many rows of it.
-CATEGORY_ROWS = 50
-MAX_CATEGORIES = 30
-# Fewer than these and the part decides nothing: (rows, frauds).
-MINIMUM = {"train": (500, 20), "validation": (100, 5), "test": (100, 5)}
 # Thresholds and past blocks depend on one another; they settle in two rounds or three.
 POLICY_ROUNDS = 4
 
@@ -91,16 +83,6 @@ class Progress:
         self.folder.progress(fraction=round(fraction, 4), message=message)
 
 
-class Prepared(NamedTuple):
-    """The data set as the models see it."""
-
-    schema: FeatureSchema
-    matrix: NDArray[np.float64]
-    """(rows, len(schema.names)), NaN where a value is not known."""
-    rule_history: NDArray[np.float64]
-    """(rows of validation and test, len(CATALOGUE)): what rules read of the past."""
-
-
 class Decided(NamedTuple):
     """Scores and decisions on validation and test together, in order."""
 
@@ -127,7 +109,7 @@ def train(spec: RunSpec, folder: RunFolder) -> dict[str, Any]:
     with progress.stage("split"):
         split = split_data(data, spec.split)
     with progress.stage("features"):
-        prepared = prepare(data, split, progress)
+        prepared = prepare(data, split, progress.within)
     labels = data.is_fraud
     with progress.stage("supervised"):
         supervised = _fit_supervised(prepared.matrix, labels, split, spec, progress)
@@ -178,80 +160,13 @@ def train(spec: RunSpec, folder: RunFolder) -> dict[str, Any]:
         "timings": progress.timings,
         "data": training.data,
         "thresholds": decided.thresholds._asdict(),
+        "weights": asdict(decided.policy.weights),
         "learning_curve": [round(score, 6) for score in supervised.learning_curve],
         "export_difference": difference,
         "peak_memory_mb": peak_memory_mb(),
         "manifest_sha256": manifest_sha256,
         "deployable": spec.sample is None,
     }
-
-
-def split_data(data: Transactions, fractions: tuple[float, float, float]) -> Split:
-    """Split in time and check that each part can carry its weight.
-
-    Raises:
-        InvalidDataset: naming each part that lacks rows, frauds or legitimate rows, with counts.
-    """
-    frauds = int(data.is_fraud.sum())
-    if not frauds:
-        raise InvalidDataset(
-            f"The data set has no fraud: none of its {len(data):,} rows has is_fraud true. "
-            "A supervised model needs confirmed frauds."
-        )
-    if len(data) < sum(rows for rows, _ in MINIMUM.values()):
-        raise InvalidDataset(
-            f"The data set is too small: {len(data):,} rows ({frauds:,} frauds). Training needs "
-            + ", ".join(f"{rows} {part} rows" for part, (rows, _) in MINIMUM.items())
-            + " at least."
-        )
-    split = temporal_split(data.created_at, fractions)
-    faults = []
-    for name, part in split.parts():
-        rows, part_frauds = part.stop - part.start, int(data.is_fraud[part].sum())
-        found = {"rows": rows, "frauds": part_frauds, "legitimate rows": rows - part_frauds}
-        least_rows, least_frauds = MINIMUM[name]
-        least = {"rows": least_rows, "frauds": least_frauds, "legitimate rows": least_frauds}
-        faults += [
-            f"the {name} part ({_moment(data, part.start)} to {_moment(data, part.stop - 1)}) has "
-            f"{found[what]:,} {what} of the {least[what]} needed"
-            for what in found
-            if found[what] < least[what]
-        ]
-    if faults:
-        raise InvalidDataset(
-            f"The data set ({len(data):,} rows, {frauds:,} frauds) can't be split in time: "
-            + "; ".join(faults)
-            + "."
-        )
-    return split
-
-
-def prepare(data: Transactions, split: Split, progress: Progress) -> Prepared:
-    """The features of every row, from the rows before it; categories from the training part."""
-    schema = FeatureSchema(
-        transaction_types=_categories(data, "transaction_type", split, least=1),
-        countries=_categories(data, "country", split, least=CATEGORY_ROWS),
-    )
-    history = replay(
-        data.created_at,
-        data.amount,
-        data.source,
-        data.destination,
-        data.country_codes,
-        failed_visible_from=visible_at_once(data.failed),
-        progress=lambda rows: progress.within(0.9 * rows / len(data), f"{rows:,} rows"),
-    )
-    matrix = schema.assemble(
-        amount=data.amount,
-        created_at=data.created_at,
-        currency=data.text["currency"].values(),
-        direction=data.text["direction"].values(),
-        transaction_type=data.text["transaction_type"].values(),
-        country=data.country_codes,
-        source_balance=data.numbers["source_balance"],
-        history=history,
-    )
-    return Prepared(schema, matrix, history[split.train.stop :].copy())
 
 
 def decide(
@@ -264,58 +179,69 @@ def decide(
     budgets: Budgets,
     progress: Progress,
 ) -> Decided:
-    """Score validation and test, and set the thresholds on the validation part.
-
-    The thresholds decide what is blocked, past blocks raise the risk of what follows (R15), and the
-    thresholds are shares of those risks: they are set again until they stay the same.
-    """
+    """Score validation and test, replay the rules on them and set the policy on validation."""
     rows = slice(split.train.stop, len(data))
+    count = rows.stop - rows.start
     validation = slice(0, split.validation.stop - split.validation.start)
     later = prepared.matrix[rows]
     scores = supervised_score(supervised.model, later)
     progress.within(0.1, "supervised scores")
     raw = unsupervised.raw_score(later)
     anomaly = anomaly_scale(raw[validation])
-    anomalies = anomaly(raw)
     progress.within(0.2, "unsupervised scores")
-    count = len(later)
-    replay_of = RuleReplay(
+    rule_replay = RuleReplay(
         rules,
         data,
         prepared.rule_history,
         rows,
         lambda done: progress.within(0.2 + 0.7 * done / count, f"rules on {done:,} rows"),
     )
-    # No risk reaches 2: at first only rules block.
-    policy = Policy(review=2.0, block=2.0)
-    replayed = replay_of.replay(policy, scores, anomalies)
-    for _ in range(POLICY_ROUNDS):
-        reaches_models = ~replayed.rule_blocked[validation]
-        thresholds = choose_thresholds(
-            replayed.risk[validation][reaches_models], budgets.block, budgets.review
-        )
-        settled = (thresholds.review, thresholds.block) == (policy.review, policy.block)
-        policy = Policy(review=thresholds.review, block=thresholds.block)
-        if settled:
-            break
-        replayed = replay_of.replay(policy, scores, anomalies)
+    anomalies = anomaly(raw)
+    policy, thresholds, replayed = set_policy(
+        rule_replay, scores, anomalies, data.is_fraud[split.validation], budgets
+    )
     return Decided(anomaly, policy, thresholds, scores, anomalies, replayed)
 
 
-def describe(
-    data: Transactions, split: Split, spec: RunSpec, schema: FeatureSchema
-) -> dict[str, Any]:
-    """What was trained on: counts and times of the whole and of each part."""
-    return {
-        "dataset": Path(spec.dataset).parent.name,
-        "fingerprint": spec.dataset_fingerprint,
-        "sample": spec.sample,
-        **_describe_rows(data, slice(0, len(data))),
-        "parts": {name: _describe_rows(data, part) for name, part in split.parts()},
-        "features": len(schema.names),
-        "transaction_types": list(schema.transaction_types),
-        "countries": list(schema.countries),
-    }
+def set_policy(
+    rule_replay: RuleReplay,
+    supervised: NDArray[np.float64],
+    unsupervised: NDArray[np.float64],
+    labels: NDArray[np.bool_],
+    budgets: Budgets,
+) -> tuple[Policy, Thresholds, Replayed]:
+    """Weights and thresholds from the validation part, and the replay under them.
+
+    The thresholds decide what is blocked, past blocks raise the risk of what follows (R15), and the
+    thresholds are shares of those risks: they are set again until they stay the same.
+
+    Args:
+        supervised, unsupervised: (rows,) scores in [0, 1] of validation and test, in order.
+        labels: of the validation rows, which come first.
+    """
+    validation = slice(0, len(labels))
+    # No risk reaches 2: at first only rules block.
+    replayed = rule_replay.replay(Policy(2.0, 2.0), supervised, unsupervised)
+    asked = ~replayed.rule_blocked[validation]
+    weights = choose_weights(
+        replayed.rule_score[validation][asked],
+        supervised[validation][asked],
+        unsupervised[validation][asked],
+        labels[asked],
+    )
+    policy = Policy(2.0, 2.0, weights)
+    replayed = rule_replay.replay(policy, supervised, unsupervised)
+    for _ in range(POLICY_ROUNDS):
+        asked = ~replayed.rule_blocked[validation]
+        thresholds = choose_thresholds(
+            replayed.risk[validation][asked], budgets.block, budgets.review
+        )
+        settled = (thresholds.review, thresholds.block) == (policy.review, policy.block)
+        policy = Policy(thresholds.review, thresholds.block, weights)
+        if settled:
+            break
+        replayed = rule_replay.replay(policy, supervised, unsupervised)
+    return policy, thresholds, replayed
 
 
 def _fit_supervised(
@@ -387,28 +313,3 @@ def _scores(split: Split, decided: Decided) -> dict[str, NDArray[np.float64]]:
 def _test_part(split: Split) -> slice:
     """The test part among the rows of validation and test."""
     return slice(split.test.start - split.train.stop, split.test.stop - split.train.stop)
-
-
-def _categories(data: Transactions, name: str, split: Split, least: int) -> tuple[str, ...]:
-    """The values of a column worth a feature each: the most frequent of the training part."""
-    column = data.text[name]
-    codes = column.codes[split.train]
-    counts = np.bincount(codes[codes >= 0], minlength=len(column.names))
-    kept = [at for at in np.argsort(-counts, kind="stable")[:MAX_CATEGORIES] if counts[at] >= least]
-    return tuple(sorted(column.names[at] for at in kept))
-
-
-def _describe_rows(data: Transactions, part: slice) -> dict[str, Any]:
-    labels = data.is_fraud[part]
-    return {
-        "rows": len(labels),
-        "frauds": int(labels.sum()),
-        "fraud_rate": float(labels.mean()),
-        "first_at": _moment(data, part.start),
-        "last_at": _moment(data, part.stop - 1),
-    }
-
-
-def _moment(data: Transactions, row: int) -> str:
-    moment = datetime.fromtimestamp(data.created_at[row] / 1e6, UTC)
-    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")

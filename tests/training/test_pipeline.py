@@ -1,0 +1,320 @@
+"""The pipeline from a data set to a bundle, through its program and its run folder."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import joblib
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from engine.bundle import load_bundle
+from engine.features.replay import replay, visible_at_once
+from engine.store import LocalStore
+from tests.training.pipeline_support import (
+    failure,
+    make_columns,
+    run_here,
+    write_dataset,
+    write_spec,
+)
+from training.pipeline.table import read_transactions
+
+ROWS = 20_000
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Finished(NamedTuple):
+    folder: Path
+    report: dict[str, Any]
+    dataset: Path
+
+    def predictions(self) -> dict[str, np.ndarray]:
+        table = pq.read_table(self.folder / "predictions.parquet")
+        return {name: table.column(name).to_numpy() for name in table.column_names}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data"), make_columns(ROWS))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, dataset) -> Finished:
+    """One run by the program itself, in its own process."""
+    folder = write_spec(tmp_path_factory.mktemp("runs") / "run-1", dataset)
+    command = [sys.executable, "-m", "training.pipeline.job", str(folder)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, timeout=180, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return Finished(folder, json.loads((folder / "report.json").read_text()), dataset)
+
+
+def test_a_run_leaves_everything_its_folder_promises(finished):
+    names = {path.relative_to(finished.folder).as_posix() for path in finished.folder.rglob("*.*")}
+    bundle = "manifest.json supervised.treelite unsupervised.treelite supervised_model.joblib "
+    bundle += "unsupervised_model.joblib feature_schema.json thresholds.json baseline.json"
+    assert names >= {f"bundle/{name}" for name in bundle.split()}
+    assert names >= {"claim.json", "progress.json", "predictions.parquet", "log/000001.txt"}
+    progress = json.loads((finished.folder / "progress.json").read_text())
+    assert (progress["stage"], progress["fraction"], progress["rows"]) == ("done", 1.0, ROWS)
+    log = "".join(path.read_text() for path in sorted((finished.folder / "log").iterdir()))
+    for stage in finished.report["timings"]:
+        assert f"{stage}: done" in log
+
+
+def test_the_report_counts_every_row_once_and_the_parts_do_not_overlap(finished):
+    data = finished.report["data"]
+    parts = data["parts"]
+    assert data["rows"] == ROWS == sum(part["rows"] for part in parts.values())
+    assert data["frauds"] == sum(part["frauds"] for part in parts.values())
+    assert parts["train"]["rows"] == pytest.approx(0.7 * ROWS, rel=0.01)
+    assert parts["train"]["last_at"] <= parts["validation"]["first_at"]
+    assert parts["validation"]["last_at"] <= parts["test"]["first_at"]
+    assert finished.report["deployable"] is True
+    assert finished.report["peak_memory_mb"] > 50
+
+
+def test_metrics_are_those_of_the_predictions(finished):
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    predictions, metrics = finished.predictions(), finished.report["metrics"]
+    label, risk = predictions["label"], predictions["risk_score"]
+    assert metrics["pr_auc"] == pytest.approx(average_precision_score(label, risk))
+    assert metrics["supervised"]["roc_auc"] == pytest.approx(
+        roc_auc_score(label, predictions["supervised_score"])
+    )
+    for name in ("block", "review"):
+        selected = risk >= finished.report["thresholds"][name]
+        assert metrics[name]["alerts"] == selected.sum() > 0
+        assert metrics[name]["precision"] == pytest.approx(label[selected].mean())
+        assert metrics[name]["recall"] == pytest.approx(label[selected].sum() / label.sum())
+    assert metrics["fraud_rate"] == pytest.approx(label.mean())
+    assert metrics["supervised"]["pr_auc"] > 20 * metrics["fraud_rate"]
+
+
+def test_thresholds_keep_to_their_budgets_on_validation(finished):
+    thresholds = finished.report["thresholds"]
+    assert 0 < thresholds["review"] < thresholds["block"] <= 1
+    assert 0 < thresholds["blocked"] <= 0.001 * thresholds["rows"]
+    alerts = thresholds["blocked"] + thresholds["reviewed"]
+    assert 0.008 * thresholds["rows"] < alerts <= 0.01 * thresholds["rows"]
+
+
+def test_the_bundle_loads_and_reproduces_the_predictions(finished):
+    store = LocalStore(finished.folder)
+    bundle = load_bundle(store, "bundle", finished.report["manifest_sha256"])
+    data = read_transactions(str(finished.dataset))
+    history = replay(
+        data.created_at,
+        data.amount,
+        data.source,
+        data.destination,
+        data.country_codes,
+        failed_visible_from=visible_at_once(data.failed),
+    )
+    predictions = finished.predictions()
+    first = len(data) - len(predictions["label"])
+    rows = slice(first, None)
+    matrix = bundle.schema.assemble(
+        amount=data.amount[rows],
+        created_at=data.created_at[rows],
+        currency=data.text["currency"].values(rows),
+        direction=data.text["direction"].values(rows),
+        transaction_type=data.text["transaction_type"].values(rows),
+        country=data.country_codes[rows],
+        source_balance=data.numbers["source_balance"][rows],
+        history=history[rows],
+    )
+    supervised = bundle.supervised.predict(matrix)
+    unsupervised = bundle.unsupervised.predict(matrix)
+    assert np.abs(supervised - predictions["supervised_score"]).max() < 1e-6
+    assert np.abs(unsupervised - predictions["unsupervised_score"]).max() < 1e-6
+    # Without a boost the risk is the weighted sum: no row can be below it.
+    assert (
+        predictions["risk_score"] >= bundle.policy.risk(0, supervised, unsupervised) - 1e-6
+    ).all()
+    assert bundle.policy.block == finished.report["thresholds"]["block"]
+
+
+def test_the_estimators_load_and_hold_nothing_of_the_job(finished):
+    estimator = joblib.load(finished.folder / "bundle" / "supervised_model.joblib")
+    assert estimator.get_params()["scoring"] == "average_precision"
+    assert estimator.n_iter_ == 1 + int(np.argmax(finished.report["learning_curve"][1:]))
+    forest = joblib.load(finished.folder / "bundle" / "unsupervised_model.joblib")
+    assert len(forest.estimators_) == 20
+
+
+def test_the_baseline_describes_the_training_part(finished):
+    baseline = json.loads((finished.folder / "bundle" / "baseline.json").read_text())
+    amount = pq.read_table(finished.dataset).column("amount").to_numpy() / 10_000
+    train = amount[: finished.report["data"]["parts"]["train"]["rows"]]
+    assert baseline["features"]["amount"]["percentiles"][50] == pytest.approx(np.median(train))
+    assert 0.05 < baseline["features"]["source_balance"]["missing"] < 0.15
+    assert len(baseline["scores"]["risk_score"]["percentiles"]) == 101
+
+
+def same_served_files(ours: Path, theirs: Path) -> bool:
+    """Whether two run folders hold the same version, but for the bytes of the pickles."""
+    names = [path.name for path in (ours / "bundle").iterdir()]
+    served = [name for name in names if not name.endswith(".joblib") and name != "manifest.json"]
+    assert len(served) == 5
+    return all(
+        (ours / "bundle" / name).read_bytes() == (theirs / "bundle" / name).read_bytes()
+        for name in served
+    )
+
+
+def test_the_same_run_again_gives_the_same_version(finished, tmp_path):
+    again = run_here(write_spec(tmp_path / "again", finished.dataset))
+    assert again["metrics"] == finished.report["metrics"]
+    assert again["learning_curve"] == finished.report["learning_curve"]
+    assert same_served_files(tmp_path / "again", finished.folder)
+
+
+def test_another_seed_gives_another_forest(finished, tmp_path):
+    other = run_here(write_spec(tmp_path / "other", finished.dataset, seed=1))
+    assert not same_served_files(tmp_path / "other", finished.folder)
+    assert other["metrics"]["unsupervised"] != finished.report["metrics"]["unsupervised"]
+
+
+def test_what_happens_in_the_test_part_can_not_change_the_version(finished, tmp_path):
+    """Labels, amounts and payees of the test part: none may reach a model or a threshold."""
+    columns = make_columns(ROWS)
+    first = ROWS - finished.report["data"]["parts"]["test"]["rows"]
+    rng = np.random.default_rng(1)
+    for name in ("is_fraud", "amount", "country"):
+        columns[name][first:] = rng.permutation(columns[name][first:])
+    columns["destination_wallet_id"][first:] = ["elsewhere"] * (ROWS - first)
+    changed = run_here(write_spec(tmp_path / "run", write_dataset(tmp_path / "data", columns)))
+    assert changed["thresholds"] == finished.report["thresholds"]
+    assert changed["metrics"] != finished.report["metrics"]
+    for name in ("supervised.treelite", "unsupervised.treelite", "thresholds.json"):
+        ours = (tmp_path / "run" / "bundle" / name).read_bytes()
+        assert ours == (finished.folder / "bundle" / name).read_bytes(), name
+
+
+def test_a_column_known_only_afterwards_can_not_enter(finished, tmp_path):
+    columns = make_columns(ROWS)
+    columns["newbalanceOrig"] = columns["is_fraud"].astype(float)
+    columns["fraud_kind"] = np.where(columns["is_fraud"], "mule", None)
+    run_here(write_spec(tmp_path / "run", write_dataset(tmp_path / "data", columns)))
+    assert same_served_files(tmp_path / "run", finished.folder)
+
+
+def test_shuffled_labels_can_not_be_learnt(tmp_path):
+    columns = make_columns(ROWS)
+    columns["is_fraud"] = np.random.default_rng(2).permutation(columns["is_fraud"])
+    dataset = write_dataset(tmp_path / "data", columns)
+    metrics = run_here(write_spec(tmp_path / "run", dataset))["metrics"]
+    assert metrics["supervised"]["pr_auc"] < 3 * metrics["fraud_rate"]
+    assert 0.35 < metrics["supervised"]["roc_auc"] < 0.65
+
+
+def test_a_sample_is_the_most_recent_rows_and_not_deployable(finished, tmp_path):
+    report = run_here(write_spec(tmp_path / "run", finished.dataset, sample=9_000))
+    assert report["deployable"] is False
+    assert report["data"]["rows"] == 9_000
+    assert report["data"]["last_at"] == finished.report["data"]["last_at"]
+    ids = pq.read_table(tmp_path / "run" / "predictions.parquet").column("transaction_id")
+    assert ids[-1].as_py() == f"t{ROWS - 1}"
+
+
+def test_a_data_set_with_required_columns_only_trains(tmp_path):
+    columns = make_columns(6_000, fraud_rate=0.03)
+    for name in ("direction", "country", "status", "source_balance", "source_wallet_status"):
+        del columns[name]
+    del columns["account_age_minutes"]
+    report = run_here(
+        write_spec(tmp_path / "run", write_dataset(tmp_path / "data", columns), rules="")
+    )
+    assert report["status"] == "succeeded", report
+    assert report["metrics"]["rules"]["alerts"] == 0
+    baseline = json.loads((tmp_path / "run" / "bundle" / "baseline.json").read_text())
+    assert baseline["features"]["source_balance"]["missing"] == 1.0
+
+
+def test_no_fraud_at_all_is_refused_by_name(tmp_path):
+    report = failure(tmp_path, make_columns(3_000, fraud_rate=0.0))
+    assert report["stage"] == "split"
+    assert "no fraud: none of its 3,000 rows" in report["error"]
+
+
+def test_too_few_rows_are_refused_with_both_numbers(tmp_path):
+    report = failure(tmp_path, make_columns(120, fraud_rate=0.2))
+    assert "too small: 120 rows" in report["error"]
+    assert "500 train rows" in report["error"]
+
+
+@pytest.mark.parametrize(
+    ("part", "rows", "needed"), [("train", slice(0, 2_100), 20), ("test", slice(2_550, 3_000), 5)]
+)
+@pytest.mark.parametrize(("label", "what"), [(False, "frauds"), (True, "legitimate rows")])
+def test_a_part_with_one_class_is_named_with_counts(tmp_path, part, rows, needed, label, what):
+    columns = make_columns(3_000, fraud_rate=0.1)
+    columns["is_fraud"][rows] = label
+    report = failure(tmp_path, columns)
+    assert report["stage"] == "split"
+    assert f"the {part} part (2026-" in report["error"]
+    assert f"has 0 {what} of the {needed} needed" in report["error"]
+    assert report["error"].count("part (") == 1
+
+
+def test_one_timestamp_for_all_rows_is_refused(tmp_path):
+    columns = make_columns(3_000, fraud_rate=0.1)
+    columns["created_at"] = [columns["created_at"][0].as_py()] * 3_000
+    assert "3 distinct times" in failure(tmp_path, columns)["error"]
+
+
+def test_a_missing_column_is_named(tmp_path):
+    columns = make_columns(3_000)
+    del columns["destination_wallet_id"]
+    report = failure(tmp_path, columns)
+    assert (report["stage"], "destination_wallet_id" in report["error"]) == ("load", True)
+
+
+def test_missing_values_of_a_required_column_are_counted(tmp_path):
+    columns = make_columns(3_000)
+    columns["currency"] = [None, None, *["PYC"] * 2_998]
+    assert "2 rows of the data set have no currency" in failure(tmp_path, columns)["error"]
+
+
+def test_a_missing_data_set_is_named(tmp_path):
+    report = run_here(write_spec(tmp_path / "run", tmp_path / "nowhere.parquet"))
+    assert (report["stage"], "nowhere.parquet" in report["error"]) == ("load", True)
+
+
+def test_a_file_that_is_not_parquet_is_refused(tmp_path):
+    (tmp_path / "data.parquet").write_bytes(b"amount,currency\n1,EUR\n")
+    report = run_here(write_spec(tmp_path / "run", tmp_path / "data.parquet"))
+    assert "can't be read" in report["error"]
+
+
+def test_a_broken_rule_set_is_refused_with_the_rule(finished, tmp_path):
+    rules = '[[rule]]\nid = "R1"\nreason = "A"\ninputs = ["amount"]\n'
+    rules += 'branch = [{ when = "amount > \'x\'", then = "BLOCK" }]'
+    report = run_here(write_spec(tmp_path / "run", finished.dataset, rules=rules))
+    assert (report["status"], report["stage"]) == ("failed", "load")
+    assert "R1" in report["error"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"hyperparameters": {"supervised": {"depth": 3}}}, "unknown depth"),
+        ({"hyperparameters": {"supervised": {"max_iter": 301}}}, "at most 300"),
+        ({"budgets": {"block": 0.02, "review": 0.01}}, "budgets: 0 < block < review < 1"),
+        ({"split": [0.8, 0.2, 0.2]}, "split: three positive shares"),
+        ({"sample": 0}, "sample: at least 1"),
+        ({"seed": "one"}, "seed"),
+    ],
+)
+def test_a_faulty_spec_is_refused_naming_the_field(finished, tmp_path, changes, named):
+    report = run_here(write_spec(tmp_path / "run", finished.dataset, **changes))
+    assert (report["status"], named in report["error"]) == ("failed", True), report["error"]
