@@ -470,9 +470,7 @@ def _shuffled_with_chains(
     return Payments(*(column[order] for column in both))
 
 
-def _chains(
-    random: Random, world: World, taken: Payments, rows: Times
-) -> tuple[Payments, Times]:
+def _chains(random: Random, world: World, taken: Payments, rows: Times) -> tuple[Payments, Times]:
     """One to four onward payments by the mules that received `rows`, and the row behind each."""
     if not len(rows):
         return _nothing(), rows

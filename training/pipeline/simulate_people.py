@@ -4,6 +4,7 @@ Everything is an array with one entry a wallet or a payment; the random generato
 is the only source of chance, so a seed decides everything.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -119,7 +120,7 @@ def create_world(random: Random, rows: int, days: int) -> World:
     for members in (people // 150 + 5, people // 35 + 2):
         edges.append(edges[-1] + members)
     shops, digital, billers, agents, employers = (
-        range(low, high) for low, high in zip(edges[:-1], edges[1:], strict=True)
+        range(low, high) for low, high in pairwise(edges)
     )
     home = random.choice(len(COUNTRIES), edges[-1], p=HOME_SHARE).astype(np.int8)
     opened = -(random.gamma(2.0, 200.0, edges[-1]) * DAY).astype(np.int64) - DAY
@@ -170,7 +171,11 @@ def _trips(random: Random, people: int, days: int, home: Codes) -> tuple[Times, 
     stays = random.random(people) >= 0.3
     start[stays] = end[stays] = days * DAY + 1
     country = random.integers(0, len(COUNTRIES), people).astype(np.int8)
-    return start, end, np.where(country == home[:people], (country + 1) % 10, country).astype(np.int8)
+    return (
+        start,
+        end,
+        np.where(country == home[:people], (country + 1) % 10, country).astype(np.int8),
+    )
 
 
 def whereabouts(world: World, person: Ints, time: Times) -> Codes:

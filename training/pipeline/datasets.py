@@ -1,0 +1,242 @@
+"""Importing files as a data set: one Parquet file in the canonical schema, or nothing at all.
+
+DuckDB reads, checks, sorts and writes with bounded memory, spilling to disk. A data set's folder
+holds `data.parquet` (sorted by time, then in the files' order), `summary.json`, and
+`rejects.csv` with every row that was left out.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+import msgspec
+
+from engine.errors import FieldError, InvalidDataset
+from training.pipeline import staging
+from training.pipeline.presets import Preset, load_preset
+
+DATA, SUMMARY, REJECTS = "data.parquet", "summary.json", "rejects.csv"
+SAMPLES = 10
+MEMORY_LIMIT = "2GB"
+
+Progress = Callable[[str, float], None]
+"""Called with what is being done and the share of the whole that is, 0 to 1."""
+
+
+class Reject(msgspec.Struct, frozen=True):
+    """A row that was left out: `line` counts from 1, and for Parquet the row."""
+
+    file: str
+    line: int
+    reason: str
+    content: str
+
+
+class DatasetSummary(msgspec.Struct, frozen=True):
+    """What was imported. `fingerprint` is of the content: the same however it was in files.
+
+    `reject_counts` by fault; a row can have several. `columns`: those with any value.
+    """
+
+    preset: str
+    files: tuple[str, ...]
+    rows: int
+    frauds: int
+    first_at: datetime
+    last_at: datetime
+    fingerprint: str
+    columns: tuple[str, ...]
+    rejected: int
+    reject_counts: dict[str, int]
+    reject_samples: tuple[Reject, ...]
+    ignored_columns: tuple[str, ...]
+    path: str
+
+
+def import_files(
+    files: Sequence[Path],
+    target_dir: Path,
+    preset: str | Preset,
+    on_bad_rows: str = "stop",
+    progress: Progress | None = None,
+) -> DatasetSummary:
+    """Import `files`, in their order, as the new folder `target_dir`.
+
+    Args:
+        files: CSV (UTF-8, with a header), gzipped or not, or Parquet; the suffix does not matter.
+        preset: how the columns are read.
+        on_bad_rows: with `stop` a bad row or an unknown column refuses the whole; with `skip`
+            they are left out and reported.
+        progress: see `Progress`.
+
+    Raises:
+        InvalidDataset: nothing was imported; the detail and `errors` name the first bad rows, or
+            what is wrong with a file.
+    """
+    if on_bad_rows not in ("stop", "skip"):
+        raise InvalidDataset(f"on_bad_rows is {on_bad_rows!r}; it must be stop or skip.")
+    if target_dir.exists():
+        raise InvalidDataset(f"{target_dir} exists already; a data set never changes.")
+    if not files:
+        raise InvalidDataset("No files were given.")
+    skip = on_bad_rows == "skip"
+    chosen = load_preset(preset) if isinstance(preset, str) else preset
+    target_dir.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{target_dir.name}-", dir=target_dir.parent))
+    try:
+        result = work / "result"
+        result.mkdir()
+        with _connected(work) as connection:
+            staging.create_tables(connection)
+            stager = staging.Stager(connection, chosen, work, skip=skip)
+            importing = _Importing(connection, chosen, stager, progress)
+            summary = importing.run(files, skip, result, target_dir / DATA)
+        (result / SUMMARY).write_bytes(
+            msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n"
+        )
+        result.rename(target_dir)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return summary
+
+
+@contextmanager
+def _connected(work: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    connection = duckdb.connect(str(work / "staging.duckdb"))
+    try:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+        connection.execute(f"SET temp_directory = {staging.quoted(str(work / 'spill'))}")
+        yield connection
+    finally:
+        connection.close()
+
+
+class _Importing:
+    """One import: stage every file, find what repeats, then write or refuse."""
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        preset: Preset,
+        stager: staging.Stager,
+        progress: Progress | None,
+    ) -> None:
+        self.connection = connection
+        self.preset = preset
+        self.stager = stager
+        self._progress = progress
+
+    def run(
+        self, files: Sequence[Path], skip: bool, result: Path, final_path: Path
+    ) -> DatasetSummary:
+        self._stage(files)
+        self._tell("looking for repeated transaction ids", 0.6)
+        staging.collect_rejects(self.connection)
+        rejected = self._one("SELECT count(*) FROM rejects")
+        counts, samples = self._reject_counts(), self._reject_samples()
+        if rejected and not skip:
+            raise _refusal(rejected, counts, samples)
+        if not self._one("SELECT count(*) FROM staged"):
+            raise _emptiness(files, rejected, counts)
+        self._tell("sorting", 0.7)
+        data = result / DATA
+        staging.write_sorted(self.connection, data)
+        self._write_rejects(result / REJECTS)
+        self._tell("taking the fingerprint", 0.9)
+        facts = staging.describe(self.connection, data)
+        summary = DatasetSummary(
+            preset=self.preset.name,
+            files=tuple(path.name for path in files),
+            rows=facts.rows,
+            frauds=facts.frauds,
+            first_at=facts.first_at.replace(tzinfo=UTC),
+            last_at=facts.last_at.replace(tzinfo=UTC),
+            fingerprint=staging.fingerprint(self.connection, data),
+            columns=facts.columns,
+            rejected=rejected,
+            reject_counts=counts,
+            reject_samples=samples,
+            ignored_columns=tuple(self.stager.ignored),
+            path=str(final_path),
+        )
+        self._tell("done", 1.0)
+        return summary
+
+    def _stage(self, files: Sequence[Path]) -> None:
+        sizes = [_size(path) for path in files]
+        done = 0
+        for path, size in zip(files, sizes, strict=True):
+            before, share = done / sum(sizes), size / sum(sizes)
+
+            def tell(
+                part: float, name: str = path.name, at: float = before, of: float = share
+            ) -> None:
+                self._tell(f"reading {name}", 0.6 * (at + of * part))
+
+            self.stager.add(path, tell)
+            done += size
+
+    def _reject_counts(self) -> dict[str, int]:
+        found = self.connection.execute(
+            "SELECT fault, count(*) FROM (SELECT unnest(string_split(faults, '; ')) AS fault "
+            "FROM rejects) GROUP BY fault ORDER BY count(*) DESC, fault"
+        ).fetchall()
+        return dict(found)
+
+    def _reject_samples(self) -> tuple[Reject, ...]:
+        found = self.connection.execute(f"{staging.REJECTS_IN_ORDER} LIMIT {SAMPLES}").fetchall()
+        return tuple(Reject(*row) for row in found)
+
+    def _write_rejects(self, path: Path) -> None:
+        self.connection.execute(
+            f"COPY ({staging.REJECTS_IN_ORDER}) TO {staging.quoted(str(path))} (FORMAT csv, HEADER)"
+        )
+
+    def _one(self, query: str) -> int:
+        row = self.connection.execute(query).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def _tell(self, message: str, fraction: float) -> None:
+        if self._progress is not None:
+            self._progress(message, fraction)
+
+
+def _size(path: Path) -> int:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise InvalidDataset(f"{path}: {error.strerror}.") from error
+    if path.is_dir():
+        raise InvalidDataset(f"{path} is a folder; name the files in it.")
+    if not size:
+        raise InvalidDataset(f"{path.name} is empty.")
+    return size
+
+
+def _refusal(rejected: int, counts: dict[str, int], samples: tuple[Reject, ...]) -> InvalidDataset:
+    shown = [f"  {bad.file}, line {bad.line}: {bad.reason}" for bad in samples]
+    if rejected > len(samples):
+        shown.append(f"  … and {rejected - len(samples):,} more")
+    rows = "1 bad row" if rejected == 1 else f"{rejected:,} bad rows"
+    return InvalidDataset(
+        f"{rows}, so nothing was imported ({_listed(counts)}).\n" + "\n".join(shown) + "\n"
+        "To import the others: --on-bad-rows skip",
+        [FieldError(f"{bad.file}:{bad.line}", bad.reason) for bad in samples],
+    )
+
+
+def _emptiness(files: Sequence[Path], rejected: int, counts: dict[str, int]) -> InvalidDataset:
+    names = ", ".join(path.name for path in files)
+    if rejected:
+        return InvalidDataset(f"{names}: all {rejected:,} rows are bad ({_listed(counts)}).")
+    return InvalidDataset(f"{names}: a header and no rows.")
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{fault}: {count:,}" for fault, count in counts.items())

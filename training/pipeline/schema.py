@@ -1,0 +1,115 @@
+"""The canonical columns of a data set, and how text becomes each of them in DuckDB's SQL.
+
+A value that is empty is missing. What is checked here is what `/score` checks of a transaction,
+so that a data set holds nothing that could not have been scored.
+"""
+
+from typing import NamedTuple
+
+
+class Kind(NamedTuple):
+    """A kind of value: SQL with `{x}` for the text, that is, a non-empty VARCHAR.
+
+    `value` yields NULL or anything where the text is faulty; `good` is true or false, or NULL for
+    false; `expected` says in words what a good value is.
+    """
+
+    type: str
+    value: str
+    good: str
+    expected: str
+
+
+class Column(NamedTuple):
+    """One column of the canonical schema."""
+
+    name: str
+    kind: Kind
+    required: bool = False
+
+
+def _text(longest: int) -> Kind:
+    return Kind(
+        "VARCHAR",
+        "{x}",
+        f"length({{x}}) <= {longest} AND NOT regexp_matches({{x}}, '[\\x00-\\x1f\\x7f]')",
+        f"at most {longest} characters, no control characters",
+    )
+
+
+def _code(letters: int) -> Kind:
+    return Kind(
+        "VARCHAR",
+        "upper({x})",
+        f"regexp_full_match({{x}}, '[A-Za-z]{{{{{letters}}}}}')",
+        f"{letters} letters",
+    )
+
+
+def _choice(*values: str, case: str) -> Kind:
+    among = ", ".join(f"'{value}'" for value in values)
+    return Kind("VARCHAR", f"{case}({{x}})", f"{case}({{x}}) IN ({among})", " or ".join(values))
+
+
+_NUMBER = "TRY_CAST({x} AS DOUBLE)"
+_TIME = "TRY_CAST({x} AS TIMESTAMPTZ)"
+
+IDENTIFIER = _text(64)
+SHORT = _text(32)
+TYPE = SHORT._replace(value="upper({x})")
+# Ten-thousandths, half to even as `engine.transaction.amount_to_units` does; the inner rounding
+# undoes what multiplying a binary fraction by 10,000 adds (1.00015 gives 10001.499999999998).
+AMOUNT = Kind(
+    "BIGINT",
+    f"CAST(CASE WHEN abs({_NUMBER}) <= 1e9 "
+    f"THEN round_even(round({_NUMBER} * 10000, 6), 0) END AS BIGINT)",
+    f"abs({_NUMBER}) <= 1e9",
+    "a finite number from -1e9 to 1e9",
+)
+# pandas writes a missing number as NaN, so NaN is missing where a number may be missing.
+BALANCE = Kind(
+    "DOUBLE",
+    f"CASE WHEN NOT isnan({_NUMBER}) THEN {_NUMBER} END",
+    f"isnan({_NUMBER}) OR abs({_NUMBER}) <= 1e15",
+    "a finite number from -1e15 to 1e15",
+)
+AGE = BALANCE._replace(
+    good=f"isnan({_NUMBER}) OR ({_NUMBER} >= 0 AND {_NUMBER} <= 1e12)",
+    expected="a finite number from 0 to 1e12",
+)
+TIME = Kind(
+    "TIMESTAMP",
+    f"CAST({_TIME} AS TIMESTAMP)",
+    f"{_TIME} >= TIMESTAMPTZ '1970-01-01 00:00:00+00' "
+    f"AND {_TIME} < TIMESTAMPTZ '9999-01-01 00:00:00+00'",
+    "a date and time such as 2026-01-31T12:00:00Z",
+)
+BOOLEAN = Kind(
+    "BOOLEAN",
+    "lower({x}) IN ('true', 't', '1', '1.0', 'yes')",
+    "lower({x}) IN ('true', 't', '1', '1.0', 'yes', 'false', 'f', '0', '0.0', 'no')",
+    "true or false, 1 or 0",
+)
+
+COLUMNS = (
+    Column("transaction_id", IDENTIFIER, required=True),
+    Column("created_at", TIME, required=True),
+    Column("amount", AMOUNT, required=True),
+    Column("currency", _code(3), required=True),
+    Column("source_wallet_id", IDENTIFIER, required=True),
+    Column("destination_wallet_id", IDENTIFIER, required=True),
+    Column("transaction_type", TYPE, required=True),
+    Column("direction", _choice("outgoing", "incoming", case="lower")),
+    Column("country", _code(2)),
+    Column("city", _text(128)),
+    Column("initiator_user_id", IDENTIFIER),
+    Column("status", _choice("SUCCESS", "FAILED", "CANCELED", case="upper")),
+    Column("source_balance", BALANCE),
+    Column("source_wallet_status", SHORT),
+    Column("destination_wallet_status", SHORT),
+    Column("user_status", SHORT),
+    Column("user_risk_level", SHORT),
+    Column("account_age_minutes", AGE),
+    Column("is_fraud", BOOLEAN, required=True),
+    Column("fraud_kind", SHORT),
+)
