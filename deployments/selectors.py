@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from django.db.models import FilteredRelation, Q, QuerySet
+from django.db.models import FilteredRelation, OuterRef, Q, QuerySet, Subquery
 
 from deployments.models import (
     CHAMPION,
@@ -32,6 +32,16 @@ class RollbackStep(NamedTuple):
     promotion: PromotionEvent
     to_version: ModelVersion
     rules: RuleSetEvent | None
+
+
+class Serving(NamedTuple):
+    """What serves for a model, and what the two rollbacks would do, None when nothing is left."""
+
+    model: RegisteredModel
+    version: ModelVersion | None
+    rule_set: RuleSet
+    back: RollbackStep | None
+    rules_back: RuleSetEvent | None
 
 
 def model_by_name(name: str) -> RegisteredModel:
@@ -82,7 +92,9 @@ def live_pointer(model_name: str) -> LivePointer:
     model = (
         RegisteredModel.objects.filter(name=model_name)
         .annotate(champion=FilteredRelation("aliases", condition=Q(aliases__name=CHAMPION)))
-        .select_related("rule_set_alias__rule_set", "champion__version__model")
+        .select_related(
+            "rule_set_alias__rule_set", "champion__version__model", "champion__version__rule_set"
+        )
         .first()
     )
     if model is None:
@@ -111,6 +123,33 @@ def rollback_step(model: RegisteredModel) -> RollbackStep:
     rules = _standing_rule_sets(model).first()
     with_it = rules is not None and rules.promotion_id == promotion.pk
     return RollbackStep(promotion, promotion.from_version, rules if with_it else None)
+
+
+def serving() -> list[Serving]:
+    """What serves for each model, and where a rollback would lead."""
+    return [_serving(model) for model in RegisteredModel.objects.all()]
+
+
+def _serving(model: RegisteredModel) -> Serving:
+    pointer = live_pointer(model.name)
+    try:
+        back = rollback_step(model)
+    except NothingToRollBack:
+        back = None
+    try:
+        rules_back = rule_set_rollback_step(model)
+    except NothingToRollBack:
+        rules_back = None
+    return Serving(model, pointer.version, pointer.rule_set, back, rules_back)
+
+
+def versions_beside_champion() -> QuerySet[ModelVersion]:
+    """Every version with its model's champion: `champion_id` and `champion_metrics`."""
+    champion = Alias.objects.filter(model=OuterRef("model"), name=CHAMPION)
+    return ModelVersion.objects.select_related("model", "rule_set").annotate(
+        champion_id=Subquery(champion.values("version_id")),
+        champion_metrics=Subquery(champion.values("version__metrics")),
+    )
 
 
 def rule_set_rollback_step(model: RegisteredModel) -> RuleSetEvent:

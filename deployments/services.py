@@ -200,14 +200,25 @@ def rule_set_promote(
 
 
 def rule_set_rollback(
-    *, model: RegisteredModel, actor: str, user: User = None, reason: str
+    *,
+    model: RegisteredModel,
+    actor: str,
+    user: User = None,
+    reason: str,
+    seen_rule_set: str | None = None,
 ) -> RuleSetEvent:
-    """Go back to the rule set before; a second rollback goes further back. Raises
-    NothingToRollBack."""
+    """Go back to the rule set before; a second rollback goes further back.
+
+    Raises NothingToRollBack, or RegistryMoved when another rule set serves by now than the one
+    named `seen_rule_set` (None to go back from whatever serves).
+    """
     reason = _checked_reason(reason)
     with transaction.atomic():
         _lock(model)
         undone = selectors.rule_set_rollback_step(model)
+        serving = undone.to_rule_set.name
+        if seen_rule_set not in (None, serving):
+            raise RegistryMoved(f"The rules were moved meanwhile: “{serving}” serves. Look again.")
         return _undo_rules(undone, actor=actor, user=user, reason=reason)
 
 

@@ -1,0 +1,157 @@
+"""What the pages of the registry have in common."""
+
+from collections.abc import Callable
+from typing import Any
+
+from django.conf import settings
+from django.contrib import admin, messages
+from django.contrib.admin.options import IS_POPUP_VAR
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect
+from django.template.response import TemplateResponse
+from django.urls import path, reverse
+from django.utils.html import format_html
+
+from deployments import selectors
+from deployments.models import RegisteredModel
+from engine.errors import SentinelleError
+
+View = Callable[..., HttpResponse]
+
+
+def badge(text: str, kind: str = "", title: str = "") -> str:
+    """A small label; `kind` is a class of deployments/admin.css."""
+    return format_html('<span class="badge {}" title="{}">{}</span>', kind, title, text)
+
+
+def pinned_version(model: RegisteredModel) -> str:
+    """The version that this server is pinned to by MODEL_VERSION, “” when it follows."""
+    if model.name != settings.MODEL_NAME or settings.MODEL_VERSION == "latest":
+        return ""
+    return str(settings.MODEL_VERSION)
+
+
+class ReadOnlyAdmin(admin.ModelAdmin):
+    """Rows that can be looked at and searched, and nothing else."""
+
+    list_per_page = 50
+    show_full_result_count = False
+
+    def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
+        return False
+
+    def allowed(self, request: HttpRequest, action: str) -> bool:
+        """Whether the user holds `action` of this model, such as “promote”."""
+        meta = self.opts
+        return request.user.has_perm(f"{meta.app_label}.{action}_{meta.model_name}")
+
+    def page(
+        self, request: HttpRequest, template: str, title: str, **context: Any
+    ) -> TemplateResponse:
+        """A page of this model that the admin does not have by itself."""
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "title": title,
+            "is_popup": IS_POPUP_VAR in request.GET,
+            **context,
+        }
+        return TemplateResponse(
+            request, f"admin/deployments/{self.opts.model_name}/{template}.html", context
+        )
+
+
+class MovesAdmin(ReadOnlyAdmin):
+    """Rows that an alias points to: they can be promoted, and the alias rolled back.
+
+    Subclasses bring the page that promotes and the call that rolls back.
+    """
+
+    def get_urls(self) -> list[Any]:
+        name = f"{self.opts.app_label}_{self.opts.model_name}"
+        wrap = self.admin_site.admin_view
+        return [
+            path("<path:object_id>/promote/", wrap(self.promote_view), name=f"{name}_promote"),
+            path("rollback/<int:model_id>/", wrap(self.rollback_view), name=f"{name}_rollback"),
+            *super().get_urls(),
+        ]
+
+    def has_promote_permission(self, request: HttpRequest) -> bool:
+        return self.allowed(request, "promote")
+
+    def has_rollback_permission(self, request: HttpRequest) -> bool:
+        return self.allowed(request, "rollback")
+
+    def promote_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Look at what would change (GET), then do it (POST)."""
+        if not self.has_promote_permission(request):
+            raise PermissionDenied
+        row = self.get_object(request, unquote(object_id))
+        if row is None:
+            return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
+        return self.promote_page(request, row)
+
+    def promote_page(self, request: HttpRequest, row: Any) -> HttpResponse:
+        raise NotImplementedError
+
+    def rollback_view(self, request: HttpRequest, model_id: int) -> HttpResponse:
+        """One click on the button of the list, which says where it leads."""
+        if request.method != "POST" or not self.has_rollback_permission(request):
+            raise PermissionDenied
+        model = get_object_or_404(RegisteredModel, pk=model_id)
+        try:
+            done = self.roll_back(request, model)
+        except SentinelleError as error:
+            messages.error(request, error.detail)
+        else:
+            messages.success(request, done)
+        return redirect(self.list_url())
+
+    def roll_back(self, request: HttpRequest, model: RegisteredModel) -> str:
+        """Do it and say what serves now; raises SentinelleError."""
+        raise NotImplementedError
+
+    @admin.action(description="Promote the selected one…", permissions=["promote"])
+    def promote_selected(self, request: HttpRequest, queryset: Any) -> HttpResponse | None:
+        """From the list to the page that promotes."""
+        rows = list(queryset[:2])
+        if len(rows) != 1:
+            messages.error(request, "Select one: one serves at a time.")
+            return None
+        return redirect(self.url("promote", rows[0].pk))
+
+    def list_url(self) -> str:
+        return self.url("changelist")
+
+    def url(self, view: str, *args: Any) -> str:
+        name = f"admin:{self.opts.app_label}_{self.opts.model_name}_{view}"
+        return reverse(name, args=args)
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        context = {
+            "serving": selectors.serving(),
+            "pinned": settings.MODEL_VERSION if settings.MODEL_VERSION != "latest" else "",
+            "pinned_model": settings.MODEL_NAME,
+            "can_roll_back": self.has_rollback_permission(request),
+        }
+        return super().changelist_view(request, context | (extra_context or {}))
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        context = {"can_promote": self.has_promote_permission(request)}
+        return super().change_view(request, object_id, form_url, context | (extra_context or {}))

@@ -1,0 +1,246 @@
+"""Model versions: compare, promote, roll back."""
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.template.defaultfilters import filesizeformat
+from django.template.loader import render_to_string
+from django.urls import reverse
+from django.utils.html import format_html, format_html_join
+
+from deployments import selectors, services
+from deployments.admin.base import MovesAdmin, badge, pinned_version
+from deployments.comparison import (
+    AVERAGE_PRECISION,
+    RECALL_AT_1,
+    ROC_AUC,
+    Measure,
+    Row,
+    compare,
+    test_set,
+)
+from deployments.models import ModelVersion, RegisteredModel, RuleSet
+from deployments.selectors import LivePointer
+from engine.errors import RegistryMoved, SentinelleError
+
+KEEP, TUNED = "keep", "tuned"
+
+
+class PromoteForm(forms.Form):
+    """Why, and with which rules when the serving ones are not those of the thresholds."""
+
+    reason = forms.CharField(
+        widget=forms.Textarea(attrs={"rows": 3, "cols": 70, "autofocus": True}),
+        help_text="Kept in the history of promotions.",
+    )
+    rules = forms.ChoiceField(widget=forms.RadioSelect, label="Serve it with")
+    # What the page showed: the promotion is refused when another version serves by then.
+    seen_champion = forms.CharField(widget=forms.HiddenInput, required=False)
+
+    def __init__(
+        self, *args: Any, serving: RuleSet, tuned: RuleSet, may_move_rules: bool, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if serving == tuned or not may_move_rules:
+            del self.fields["rules"]
+        else:
+            self.fields["rules"].choices = [
+                (TUNED, f"“{tuned.name}”, the rule set that its thresholds were tuned with"),
+                (KEEP, f"“{serving.name}”, the rule set that serves now"),
+            ]
+
+
+@admin.register(ModelVersion)
+class ModelVersionAdmin(MovesAdmin):
+    """Versions with their metrics beside the champion's."""
+
+    list_display = [
+        "name",
+        "average_precision",
+        "roc_auc",
+        "recall_at_1",
+        "tuned_with",
+        "size",
+        "created_at",
+        "created_by",
+        "run",
+    ]
+    list_filter = ["model", "deployable", "rule_set", "created_at", "created_by"]
+    search_fields = ["version", "model__name", "rule_set__name", "created_by", "manifest_sha256"]
+    search_help_text = "Version, rule set, person or digest"
+    date_hierarchy = "created_at"
+    ordering = ["-created_at"]
+    actions = ["promote_selected"]
+    fields = [
+        "name",
+        "comparison",
+        "thresholds_text",
+        "tuned_with",
+        "measured_on",
+        "run",
+        "created_at",
+        "created_by",
+        "size",
+        "location",
+        "manifest_sha256",
+        "promotions",
+    ]
+    readonly_fields = fields
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ModelVersion]:  # noqa: ARG002
+        return selectors.versions_beside_champion().order_by("-created_at")
+
+    @admin.display(description="version", ordering="version")
+    def name(self, version: ModelVersion) -> str:
+        labels = []
+        pin = pinned_version(version.model)
+        if version.pk == version.champion_id:
+            labels.append(badge("champion", "good", "Serves, unless a server is pinned"))
+        if pin == version.version:
+            labels.append(badge("pinned here", "warn", "MODEL_VERSION pins this server to it"))
+        if not version.deployable:
+            labels.append(badge("sample", "", "Trained on a sample: it can't be promoted"))
+        return format_html(
+            "<strong>{}</strong> {}",
+            f"{version.model.name} v{version.version}",
+            format_html_join(" ", "{}", ((label,) for label in labels)),
+        )
+
+    @admin.display(description="average precision", ordering="metrics__pr_auc")
+    def average_precision(self, version: ModelVersion) -> str:
+        return _beside_champion(AVERAGE_PRECISION, version)
+
+    @admin.display(description="ROC-AUC", ordering="metrics__roc_auc")
+    def roc_auc(self, version: ModelVersion) -> str:
+        return _beside_champion(ROC_AUC, version)
+
+    @admin.display(description="recall at 1 % alerts", ordering="metrics__recall_at_1_percent")
+    def recall_at_1(self, version: ModelVersion) -> str:
+        return _beside_champion(RECALL_AT_1, version)
+
+    @admin.display(description="tuned with rules", ordering="rule_set__name")
+    def tuned_with(self, version: ModelVersion) -> str:
+        address = reverse("admin:deployments_ruleset_change", args=[version.rule_set_id])
+        return format_html('<a href="{}">{}</a>', address, version.rule_set.name)
+
+    @admin.display(ordering="size_bytes")
+    def size(self, version: ModelVersion) -> str:
+        return filesizeformat(version.size_bytes)
+
+    @admin.display(description="training run")
+    def run(self, version: ModelVersion) -> str:
+        if version.training_run_id is None:
+            return "–"
+        address = reverse("admin:training_trainingrun_change", args=[version.training_run_id])
+        return format_html('<a href="{}">{}</a>', address, str(version.training_run_id)[:8])
+
+    @admin.display(description="metrics")
+    def comparison(self, version: ModelVersion) -> str:
+        is_champion = version.pk == version.champion_id
+        rows = compare(version.metrics, None if is_champion else version.champion_metrics)
+        return _table(rows, beside=not is_champion and version.champion_id is not None)
+
+    @admin.display(description="thresholds")
+    def thresholds_text(self, version: ModelVersion) -> str:
+        return _thresholds(version)
+
+    @admin.display(description="measured on")
+    def measured_on(self, version: ModelVersion) -> str:
+        return test_set(version.metrics)
+
+    @admin.display(description="promotions")
+    def promotions(self, version: ModelVersion) -> str:
+        address = reverse("admin:deployments_promotionevent_changelist")
+        return format_html('<a href="{}?q={}">History</a>', address, version.version)
+
+    def promote_page(self, request: HttpRequest, row: ModelVersion) -> HttpResponse:
+        live = selectors.live_pointer(row.model.name)
+        seen = live.version.version if live.version else ""
+        form = PromoteForm(
+            request.POST or None,
+            initial={"seen_champion": seen},
+            serving=live.rule_set,
+            tuned=row.rule_set,
+            may_move_rules=request.user.has_perm("deployments.promote_ruleset"),
+        )
+        if form.is_valid():
+            try:
+                done = _promote(request, row, form.cleaned_data)
+            except RegistryMoved as error:
+                # The comparison on the page is out of date: show the new one.
+                messages.error(request, error.detail)
+                return redirect(request.path)
+            except SentinelleError as error:
+                form.add_error(None, error.detail)
+            else:
+                messages.success(request, done)
+                return redirect(self.list_url())
+        return self.page(
+            request, "promote", f"Promote {row}", form=form, **_promote_context(row, live)
+        )
+
+    def roll_back(self, request: HttpRequest, model: RegisteredModel) -> str:
+        event = services.rollback(
+            model=model,
+            actor=request.user.get_username(),
+            user=request.user,
+            reason=request.POST.get("reason", "").strip() or "Rolled back in the admin",
+            seen_champion=request.POST.get("seen", ""),
+        )
+        return f"{model.name} is served by v{event.to_version.version} again."
+
+
+def _promote(request: HttpRequest, version: ModelVersion, asked: dict[str, Any]) -> str:
+    event = services.promote(
+        model=version.model,
+        version=version.version,
+        actor=request.user.get_username(),
+        user=request.user,
+        reason=asked["reason"],
+        rule_set=version.rule_set if asked.get("rules") == TUNED else None,
+        seen_champion=asked["seen_champion"],
+    )
+    return f"{event.model.name} is served by v{event.to_version.version}."
+
+
+def _promote_context(version: ModelVersion, live: LivePointer) -> dict[str, Any]:
+    champion = live.version
+    return {
+        "version": version,
+        "champion": champion,
+        "serving_rules": live.rule_set,
+        "rules_differ": live.rule_set != version.rule_set,
+        "rows": compare(version.metrics, champion.metrics if champion else None),
+        "beside": champion is not None,
+        "thresholds": _thresholds(version),
+        "champion_thresholds": _thresholds(champion) if champion else "",
+        "measured_on": test_set(version.metrics),
+        "champion_measured_on": test_set(champion.metrics) if champion else "",
+        "pinned": pinned_version(version.model),
+    }
+
+
+def _beside_champion(measure: Measure, version: ModelVersion) -> str:
+    value = measure.value(version.metrics)
+    if version.champion_metrics is None or version.pk == version.champion_id:
+        return measure.text(value)
+    difference = measure.difference(value, measure.value(version.champion_metrics))
+    return format_html(
+        '{} <span class="difference {}" title="Beside the champion">{}</span>',
+        measure.text(value),
+        difference.verdict,
+        difference.text,
+    )
+
+
+def _table(rows: list[Row], *, beside: bool) -> str:
+    return render_to_string("admin/deployments/comparison.html", {"rows": rows, "beside": beside})
+
+
+def _thresholds(version: ModelVersion) -> str:
+    limits = version.thresholds
+    return f"REVIEW from {limits['review']:.4f}, BLOCK from {limits['block']:.4f}"

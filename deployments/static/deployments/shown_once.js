@@ -1,0 +1,2 @@
+"use strict";
+window.history.replaceState(null, "", document.currentScript.dataset.address);
