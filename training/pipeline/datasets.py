@@ -63,6 +63,8 @@ def import_files(
     preset: str | Preset,
     on_bad_rows: str = "stop",
     progress: Progress | None = None,
+    *,
+    start: datetime | None = None,
 ) -> DatasetSummary:
     """Import `files`, in their order, as the new folder `target_dir`.
 
@@ -72,6 +74,7 @@ def import_files(
         on_bad_rows: with `stop` a bad row or an unknown column refuses the whole; with `skip`
             they are left out and reported.
         progress: see `Progress`.
+        start: when the first hour begins (aware), for a preset that counts hours.
 
     Raises:
         InvalidDataset: nothing was imported; the detail and `errors` name the first bad rows, or
@@ -85,6 +88,8 @@ def import_files(
         raise InvalidDataset("No files were given.")
     skip = on_bad_rows == "skip"
     chosen = load_preset(preset) if isinstance(preset, str) else preset
+    if start is not None:
+        chosen = chosen.starting(start)
     target_dir.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target_dir.name}-", dir=target_dir.parent))
     try:

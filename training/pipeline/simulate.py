@@ -49,6 +49,7 @@ LOOKALIKE_SHARE = 0.06
 CHUNK = 262_144
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
 DEFAULT_START = datetime(2026, 1, 1, tzinfo=UTC)
+DEFAULT_DAYS = 90
 
 Progress = Callable[[float], None]
 
@@ -75,7 +76,7 @@ def simulate(
     seed: int,
     *,
     start: datetime = DEFAULT_START,
-    days: int = 90,
+    days: int = DEFAULT_DAYS,
     progress: Progress | None = None,
 ) -> Simulation:
     """Write `rows` simulated transactions to `path` (.csv, .csv.gz or .parquet).
@@ -133,8 +134,7 @@ def _in_order(world: World, payments: Payments) -> Payments:
     order = np.argsort(time, kind="stable")
     position = np.arange(len(order))
     strictly = np.maximum.accumulate(time[order] - position) + position
-    sorted_payments = Payments(*(column[order] for column in payments))
-    return sorted_payments._replace(time=strictly)
+    return payments.pick(order)._replace(time=strictly)
 
 
 def _settle(random: Random, world: World, payments: Payments) -> Ledger:
@@ -162,7 +162,7 @@ def _working_capital(world: World, payments: Payments) -> Times:
     return paid[world.people :].astype(np.int64) + 500_000
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(cache=True)
 def _walk(
     source: Ints,
     destination: Ints,
@@ -184,12 +184,12 @@ def _walk(
         before[row] = have
         pay = np.int64(wanted[row])
         if share[row] >= 0:
-            pay = min(pay, max(np.int64(share[row] * have), 100))
+            pay = min(pay, max(np.int64(share[row] * have), np.int64(100)))
         if pay > have:
             if luck[row] < 0.02 or have < 20:
                 status[row] = FAILED
             else:
-                pay = max(np.int64(have * (0.2 + 0.6 * luck[row])), 10)
+                pay = max(np.int64(have * (0.2 + 0.6 * luck[row])), np.int64(10))
         amount[row] = pay
         if status[row] == SUCCESS:
             balances[source[row]] -= pay
@@ -211,7 +211,7 @@ def _tables(
     locked = random.random(count, dtype=np.float32) < 0.0004
     for first in range(0, count, CHUNK):
         rows = slice(first, min(first + CHUNK, count))
-        payments = Payments(*(column[rows] for column in ledger.payments))
+        payments = ledger.payments.pick(rows)
         age = (payments.time - world.opened[payments.source]) // MINUTE
         yield pa.table(
             {
@@ -256,7 +256,7 @@ def _strings(characters: NDArray[np.uint8]) -> pa.Array:
     return pa.StringArray.from_buffers(rows, *buffers[1:])
 
 
-def _digits(out: NDArray[np.uint8], first: int, width: int, numbers: Times) -> None:
+def _digits(out: NDArray[np.uint8], first: int, width: int, numbers: Times | Ints) -> None:
     for place in range(width):
         out[:, first + width - 1 - place] = 48 + numbers // 10**place % 10
 

@@ -36,6 +36,7 @@ from training.pipeline.simulate_people import (
 FRAUD_KINDS = ("account_takeover", "new_payee_drain", "mule_chain", "card_testing")
 TAKEOVER, DRAIN, MULE_CHAIN, CARD_TESTING = range(1, len(FRAUD_KINDS) + 1)
 
+Reals = NDArray[np.float64]
 Maker = Callable[[Random, World, int], Payments]
 
 
@@ -84,7 +85,7 @@ def _exactly(
         missing = int(part)
         while missing > 0:
             made = maker(random, world, missing // 2 + 1)
-            parts.append(Payments(*(column[:missing] for column in made)))
+            parts.append(made.pick(slice(missing)))
             missing -= parts[-1].rows
     if not parts:
         return _nothing()
@@ -93,12 +94,12 @@ def _exactly(
 
 def concatenate(parts: Sequence[Payments]) -> Payments:
     """All payments of `parts`, in order."""
-    return Payments(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    return Payments._make(np.concatenate(columns) for columns in zip(*parts, strict=True))
 
 
 def _nothing() -> Payments:
     types = (np.int64, np.int32, np.int32, np.int32, np.float32, np.int8, np.int8, np.int8, np.int8)
-    return Payments(*(np.empty(0, dtype=type_) for type_ in types))
+    return Payments._make(np.empty(0, dtype=type_) for type_ in types)
 
 
 def _steps(sizes: Times) -> Steps:
@@ -110,7 +111,7 @@ def _steps(sizes: Times) -> Steps:
     return Steps(episode, number, last)
 
 
-def _times(random: Random, start: Times, steps: Steps, gap: Floats, sigma: float) -> Times:
+def _times(random: Random, start: Times, steps: Steps, gap: Reals, sigma: float) -> Times:
     """Start of the episode plus lognormal gaps with a median of `gap` ms for each episode."""
     noise = np.exp(random.normal(0, sigma, len(steps.episode)))
     waits = np.where(steps.number > 0, gap[steps.episode] * noise, 0).astype(np.int64)
@@ -140,24 +141,23 @@ def _night_starts(random: Random, world: World, person: Ints, night: float) -> T
     return np.where(random.random(len(person)) < night, small_hours, start)
 
 
-def _habitual(random: Random, world: World, person: Ints, factor: Floats) -> Ints:
+def _habitual(random: Random, world: World, person: Ints, factor: Reals) -> Ints:
     """Amounts in cents: the person's usual one times `factor`, with some spread."""
     noise = random.normal(0, 0.35, len(person))
     amount = np.exp(world.typical[person] + noise) * factor
     return np.clip(amount, 10, 29_500).astype(np.int32)
 
 
-def _not_self(world: World, person: Ints, destination: Ints) -> Ints:
-    return np.where(destination == person, (destination + 1) % world.people, destination).astype(
-        np.int32
-    )
+def _not_self(world: World, person: Ints, destination: Ints | Times) -> Ints:
+    other = np.where(destination == person, (destination + 1) % world.people, destination)
+    return np.asarray(other, dtype=np.int32)
 
 
 def _payments(
     time: Times,
     source: Ints,
-    destination: Ints,
-    amount: Ints,
+    destination: Ints | Times,
+    amount: Ints | Times | Reals,
     type_: Codes | int,
     country: Codes,
     *,
@@ -466,8 +466,7 @@ def _shuffled_with_chains(
     chains, of = _chains(random, world, taken, np.flatnonzero(chained))
     episode = np.concatenate([steps.episode, steps.episode[of]])
     order = np.argsort(episode, kind="stable")
-    both = concatenate([taken, chains])
-    return Payments(*(column[order] for column in both))
+    return concatenate([taken, chains]).pick(order)
 
 
 def _chains(random: Random, world: World, taken: Payments, rows: Times) -> tuple[Payments, Times]:

@@ -58,6 +58,10 @@ class Payments(NamedTuple):
     def rows(self) -> int:
         return len(self.time)
 
+    def pick(self, rows: slice | NDArray[np.int64]) -> "Payments":
+        """Some of the payments, in the order of `rows`."""
+        return Payments._make(column[rows] for column in self)
+
 
 class World(NamedTuple):
     """Every wallet: people first, then shops, digital merchants, billers, agents, employers."""
@@ -119,9 +123,7 @@ def create_world(random: Random, rows: int, days: int) -> World:
         edges.append(edges[-1] + members)
     for members in (people // 150 + 5, people // 35 + 2):
         edges.append(edges[-1] + members)
-    shops, digital, billers, agents, employers = (
-        range(low, high) for low, high in pairwise(edges)
-    )
+    shops, digital, billers, agents, employers = (range(low, high) for low, high in pairwise(edges))
     home = random.choice(len(COUNTRIES), edges[-1], p=HOME_SHARE).astype(np.int8)
     opened = -(random.gamma(2.0, 200.0, edges[-1]) * DAY).astype(np.int64) - DAY
     newcomers = np.flatnonzero(random.random(people) < 0.07)
