@@ -40,13 +40,15 @@ def dataset_import(
     files: list[Path],
     preset: str,
     on_bad_rows: str = "stop",
+    start: datetime | None = None,
     progress: Callable[..., None] | None = None,
 ) -> Dataset:
     """Import `files` as the data set `name`, whole or not at all.
 
     Args:
         preset: how the columns are read, `canonical` or `paysim`.
-        on_bad_rows: `stop` at the first bad row, or `skip` them and keep them in a file.
+        on_bad_rows: `stop` imports nothing if a row is bad, `skip` keeps bad rows in a file.
+        start: of a preset that counts hours, instead of its own.
         progress: called by the import as it goes on.
 
     Raises:
@@ -64,7 +66,7 @@ def dataset_import(
     _checked(dataset, exclude=["fingerprint", "rows", "frauds"], error=InvalidDataset)
     folder = Path(settings.DATA_DIR) / dataset.location
     try:
-        summary = import_files(files, folder, preset, on_bad_rows, progress)
+        summary = import_files(files, folder, preset, on_bad_rows, progress, start=start)
         dataset.fingerprint = summary.fingerprint
         dataset.rows, dataset.frauds = summary.rows, summary.frauds
         dataset.rejected = summary.rejected
