@@ -37,7 +37,6 @@ class ReadOnlyAdmin(admin.ModelAdmin):
     """Rows that can be looked at and searched, and nothing else."""
 
     list_per_page = 50
-    show_full_result_count = False
 
     def has_add_permission(self, request: HttpRequest) -> bool:  # noqa: ARG002
         return False

@@ -39,7 +39,7 @@ def test_compare_promote_and_roll_back(operator: Page):
     promote_from_list(page, "1.0.0")
     page.get_by_label("Reason").fill("The first one")
     page.get_by_role("button", name="Promote").click()
-    expect(page.get_by_text("fraud is served by v1.0.0.", exact=True)).to_be_visible()
+    expect(page.get_by_text("Fraud is served by v1.0.0.", exact=True)).to_be_visible()
     expect(page.get_by_role("row", name="fraud v1.0.0")).to_contain_text("champion")
 
     row = page.get_by_role("row", name="fraud v1.1.0")
@@ -63,7 +63,7 @@ def test_compare_promote_and_roll_back(operator: Page):
     picture(page, "promoted")
 
     page.get_by_role("button", name="Roll back to v1.0.0 and rules “default”").click()
-    expect(page.get_by_text("fraud is served by v1.0.0 again.")).to_be_visible()
+    expect(page.get_by_text("Fraud is served by v1.0.0 again.")).to_be_visible()
     expect(page.get_by_role("button", name="Roll back")).to_have_count(0)
     assert selectors.live_pointer("fraud").rule_set.name == "default"
 
@@ -108,11 +108,11 @@ def test_correct_a_rule_and_go_back(operator: Page):
     corrected = source.input_value().replace("amount > 300.0", "amount > 500.0")
     page.get_by_label("Name").fill("cap-500")
     source.fill(corrected.replace("amount > 500.0", "amuont > 500.0"))
-    page.get_by_role("button", name="Save").click()
+    page.get_by_role("button", name="Save", exact=True).click()
     expect(page.locator(".errorlist")).to_contain_text("R1")
     picture(page, "rule-set-fault")
     page.get_by_label("Source").fill(corrected)
-    page.get_by_role("button", name="Save").click()
+    page.get_by_role("button", name="Save", exact=True).click()
     page.get_by_role("link", name="Serve with it…").click()
     expect(page.locator("pre .added")).to_contain_text("amount > 500.0")
     picture(page, "rule-set-promote")
@@ -120,7 +120,7 @@ def test_correct_a_rule_and_go_back(operator: Page):
     page.get_by_role("button", name="Serve with it").click()
     expect(page.get_by_role("row", name="cap-500")).to_contain_text("fraud")
     page.get_by_role("button", name="Roll back to “default”").click()
-    expect(page.get_by_text("fraud is served with “default” again.")).to_be_visible()
+    expect(page.get_by_text("Fraud is served with “default” again.")).to_be_visible()
 
 
 def test_an_api_key_is_shown_once_and_revoked(operator: Page):
@@ -128,7 +128,7 @@ def test_an_api_key_is_shown_once_and_revoked(operator: Page):
     page.goto("/admin/deployments/apikey/add/")
     page.get_by_label("Name").fill("wallet backend")
     page.get_by_label("Read records and versions").check()
-    page.get_by_role("button", name="Save").click()
+    page.get_by_role("button", name="Save", exact=True).click()
     key = page.locator("code.shown-once").inner_text()
     picture(page, "key")
     assert selectors.api_key_find(key).scopes == ["score", "read"]
