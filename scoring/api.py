@@ -1,11 +1,14 @@
 """The HTTP door: translate in, one call, translate out. The contract is docs/api.md."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
-from django.http import HttpRequest, HttpResponse
+from django.conf import settings
+from django.core.exceptions import RequestDataTooBig
+from django.http import HttpRequest, HttpResponse, UnreadablePostError
 from django.utils import timezone
-from rest_framework.exceptions import UnsupportedMediaType
+from rest_framework.exceptions import ParseError, UnsupportedMediaType
 from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.parsers import BaseParser
 from rest_framework.permissions import AllowAny
@@ -50,16 +53,33 @@ class JsonView(APIView):
 
     @staticmethod
     def body(request: HttpRequest) -> bytes:
-        """The body; raises UnsupportedMediaType when it is not declared as JSON, and
-        RequestDataTooBig."""
+        """The body; raises UnsupportedMediaType when it is not declared as JSON,
+        RequestDataTooBig, and ParseError when it ends early."""
         if request.content_type != JSON:
             raise UnsupportedMediaType(request.content_type or "none")
-        return request.body
+        try:
+            if "HTTP_TRANSFER_ENCODING" in request.META:
+                return _chunked_body(request.META)
+            return request.body
+        except UnreadablePostError:
+            raise ParseError("The body ended early.") from None
 
     @staticmethod
     def answer(value: object, status: int = 200) -> HttpResponse:
         """A JSON answer."""
         return HttpResponse(_ENCODER.encode(value), content_type=JSON, status=status)
+
+
+def _chunked_body(meta: dict[str, Any]) -> bytes:
+    """A body sent in chunks: Django reads what Content-Length announces, which is nothing."""
+    limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+    try:
+        body: bytes = meta["wsgi.input"].read(limit + 1)
+    except OSError:
+        raise ParseError("The body ended early.") from None
+    if len(body) > limit:
+        raise RequestDataTooBig
+    return body
 
 
 class ScoreView(JsonView):

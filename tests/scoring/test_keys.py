@@ -15,11 +15,6 @@ from tests.scoring.conftest import Api
 from tests.scoring.requests import request
 
 
-@pytest.fixture
-def no_demo(settings: Any) -> None:
-    settings.DEMO = False
-
-
 def test_without_a_key(api: Api) -> None:
     response = api._client.post("/score", request(), content_type="application/json")
     assert response.status_code == 401
@@ -30,8 +25,17 @@ def test_without_a_key(api: Api) -> None:
 
 @pytest.mark.parametrize(
     "header",
-    ["Api-Key", "Api-Key ", "Api-Key sk_unknown", "Bearer x", "Basic dTpw", "sk_x", "Api-Key é", "x" * 5000],
-)  # fmt: skip
+    [
+        "Api-Key",
+        "Api-Key ",
+        "Api-Key sk_x",
+        "Bearer x",
+        "Basic dTpw",
+        "sk_x",
+        "Api-Key é",
+        "x" * 99,
+    ],
+)
 def test_credentials_that_are_none(api: Api, header: str) -> None:
     response = api.post("/score", request(), Authorization=header)
     assert response.status_code == 401

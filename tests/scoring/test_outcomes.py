@@ -115,8 +115,8 @@ def test_unknown_transactions_are_named_and_nothing_is_kept(scored: Api) -> None
 ])  # fmt: skip
 def test_wrong_fields_are_named(scored: Api, field: str, value: Any) -> None:
     for body, name in (
-        (outcome("a1", **{field: value}), field),
-        ([outcome("a1"), outcome("a2", **{field: value})], f"outcomes[1].{field}"),
+        (outcome("a1") | {field: value}, field),
+        ([outcome("a1"), outcome("a2") | {field: value}], f"outcomes[1].{field}"),
     ):
         response = scored.outcomes(body)
         assert response.status_code == 400

@@ -1,0 +1,125 @@
+"""What live computes from its tables is what training computes from the same sequence."""
+
+import json
+import random
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.features.catalogue import CATALOGUE
+from engine.features.replay import NEVER, replay
+from engine.transaction import amount_to_units, country_code, wallet_code
+from scoring import services
+from scoring.live_model import live_model
+from scoring.models import Outcome, ScoreRecord
+from tests.scoring.requests import request
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
+BUSY = 1_130
+
+
+class Traffic:
+    """A sequence of transactions and outcomes, sent and remembered in the columns of a replay."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.rows: list[dict[str, Any]] = []
+        self.visible_from: dict[int, int] = {}
+
+    def send(self, source: str, created_at: datetime) -> None:
+        pick = self.random
+        body = request(
+            transaction_id=f"t{len(self.rows)}",
+            source_wallet_id=source,
+            destination_wallet_id=f"payee_{pick.randrange(40)}",
+            amount=pick.choice([0.1, 5.55, 20.0, 99.9999, 310.0]),
+            country=pick.choice(["FR", "DE", None]),
+            created_at=created_at.isoformat(),
+        )
+        services.score(json.dumps(body).encode(), NOW)
+        self.rows.append(body["transaction"])
+
+    def fail(self, *rows: int) -> None:
+        """Tell that these failed: every later transaction sees it."""
+        reports = [
+            {"transaction_id": f"t{row}", "status": "FAILED", "occurred_at": START.isoformat()}
+            for row in rows
+        ]
+        services.outcomes_record(json.dumps(reports).encode(), NOW)
+        self.visible_from |= dict.fromkeys(rows, len(self.rows))
+
+    def replayed(self, blocked: list[bool]) -> np.ndarray:
+        times = [datetime.fromisoformat(row["created_at"]) for row in self.rows]
+        epoch = datetime(1970, 1, 1, tzinfo=UTC)
+        return replay(
+            np.array([(time - epoch) // timedelta(microseconds=1) for time in times]),
+            np.array([amount_to_units(row["amount"]) for row in self.rows]),
+            np.array([wallet_code(row["source_wallet_id"]) for row in self.rows]),
+            np.array([wallet_code(row["destination_wallet_id"]) for row in self.rows]),
+            np.array([country_code(row["country"]) for row in self.rows]),
+            failed_visible_from=np.array(
+                [self.visible_from.get(row, NEVER) for row in range(len(self.rows))]
+            ),
+            blocked=np.array(blocked),
+        )
+
+
+def assert_live_equals_replay(traffic: Traffic) -> None:
+    records = list(ScoreRecord.objects.order_by("attempt").values("decision", "features"))
+    assert len(records) == len(traffic.rows)
+    expected = traffic.replayed([record["decision"] == "BLOCK" for record in records])
+    for row, record in enumerate(records):
+        for feature, value in zip(CATALOGUE, expected[row].tolist(), strict=True):
+            live = record["features"][feature.name]
+            assert live == (None if np.isnan(value) else value), (row, feature.name)
+
+
+@pytest.fixture
+def scoring(champion: Any) -> None:
+    live_model.serving()
+
+
+def test_many_wallets_with_late_arrivals_and_failures(scoring: None) -> None:
+    traffic = Traffic(seed=1)
+    time = START
+    for row in range(300):
+        time += timedelta(seconds=traffic.random.choice([0, 1, 60, 7_200, 90_000]))
+        late = timedelta(seconds=traffic.random.choice([0, 0, 0, 30, 100_000]))
+        traffic.send(f"w{traffic.random.randrange(4)}", time - late)
+        if row % 9 == 8:
+            told = traffic.random.sample(range(row + 1), 3)
+            traffic.fail(*(each for each in told if each not in traffic.visible_from))
+    assert len(traffic.visible_from) > 50
+    assert_live_equals_replay(traffic)
+
+
+def test_wallet_with_more_events_than_the_tail(scoring: None) -> None:
+    """The totals before each window's edge come from an index seek then."""
+    traffic = Traffic(seed=2)
+    for row in range(BUSY):
+        # 70 s apart: the last 1,000 reach back 19 hours; a late start of 40 days before them.
+        at = START + timedelta(days=40, seconds=70 * row) if row >= 60 else (
+            START + timedelta(hours=16 * row)
+        )  # fmt: skip
+        traffic.send("shop", at)
+        if row % 100 == 50:
+            traffic.fail(row, row - 20)
+    assert_live_equals_replay(traffic)
+    last = ScoreRecord.objects.order_by("attempt").last()
+    assert last is not None
+    assert last.features["src_tx_count_out_30d"] > 1_000
+
+
+def test_failures_of_one_request_are_in_the_order_of_their_transactions(scoring: None) -> None:
+    traffic = Traffic(seed=3)
+    for hour in range(4):
+        traffic.send("w", START + timedelta(hours=hour))
+    traffic.fail(3, 0, 2)
+    told = Outcome.objects.order_by("id").values_list("attempt__transaction_id", flat=True)
+    assert list(told) == ["t0", "t2", "t3"]
+    for hour in (23, 24, 25, 26, 27, 28):
+        traffic.send("w", START + timedelta(hours=hour))
+    assert_live_equals_replay(traffic)
