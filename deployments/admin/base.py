@@ -1,6 +1,6 @@
 """What the pages of the registry have in common."""
 
-from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from django.conf import settings
@@ -12,18 +12,23 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
+from django.utils import timezone
 from django.utils.html import format_html
+from django.utils.text import capfirst
 
 from deployments import selectors
 from deployments.models import RegisteredModel
 from engine.errors import SentinelleError
 
-View = Callable[..., HttpResponse]
-
 
 def badge(text: str, kind: str = "", title: str = "") -> str:
     """A small label; `kind` is a class of deployments/admin.css."""
     return format_html('<span class="badge {}" title="{}">{}</span>', kind, title, text)
+
+
+def moment(at: datetime) -> str:
+    """A time as the lists show it: short, and sortable by eye."""
+    return f"{timezone.localtime(at):%Y-%m-%d %H:%M}"
 
 
 def pinned_version(model: RegisteredModel) -> str:
@@ -51,6 +56,12 @@ class ReadOnlyAdmin(admin.ModelAdmin):
         """Whether the user holds `action` of this model, such as “promote”."""
         meta = self.opts
         return request.user.has_perm(f"{meta.app_label}.{action}_{meta.model_name}")
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        context = {"title": capfirst(self.opts.verbose_name_plural)}
+        return super().changelist_view(request, context | (extra_context or {}))
 
     def page(
         self, request: HttpRequest, template: str, title: str, **context: Any

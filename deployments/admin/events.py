@@ -4,7 +4,7 @@ from django.contrib import admin
 from django.http import HttpRequest
 from django.utils.html import format_html
 
-from deployments.admin.base import ReadOnlyAdmin, badge
+from deployments.admin.base import ReadOnlyAdmin, badge, moment
 from deployments.models import Action, AliasEvent, PromotionEvent, RuleSetEvent
 
 
@@ -14,6 +14,10 @@ class AliasEventAdmin(ReadOnlyAdmin):
     date_hierarchy = "at"
     ordering = ["-id"]
     search_help_text = "Reason, person or name"
+
+    @admin.display(description="when", ordering="at")
+    def when(self, event: AliasEvent) -> str:
+        return moment(event.at)
 
     @admin.display(description="action", ordering="action")
     def what(self, event: AliasEvent) -> str:
@@ -28,7 +32,7 @@ class AliasEventAdmin(ReadOnlyAdmin):
 class PromotionEventAdmin(AliasEventAdmin):
     """Every move of a champion."""
 
-    list_display = ["at", "model", "what", "before", "after", "with_rules", "actor", "reason"]
+    list_display = ["when", "model", "what", "before", "after", "with_rules", "actor", "reason"]
     list_filter = ["model", "action", "to_version", "at", "actor"]
     list_select_related = ["model", "from_version", "to_version", "rule_set_event__to_rule_set"]
     search_fields = ["reason", "actor", "from_version__version", "to_version__version"]
@@ -55,7 +59,16 @@ class PromotionEventAdmin(AliasEventAdmin):
 class RuleSetEventAdmin(AliasEventAdmin):
     """Every move of the rule set that serves."""
 
-    list_display = ["at", "model", "what", "before", "to_rule_set", "with_model", "actor", "reason"]
+    list_display = [
+        "when",
+        "model",
+        "what",
+        "before",
+        "to_rule_set",
+        "with_model",
+        "actor",
+        "reason",
+    ]
     list_filter = ["model", "action", "to_rule_set", "at", "actor"]
     list_select_related = [
         *("model", "from_rule_set", "to_rule_set"),

@@ -12,7 +12,7 @@ from django.shortcuts import redirect
 from django.urls import path, reverse
 
 from deployments import services
-from deployments.admin.base import ReadOnlyAdmin, badge
+from deployments.admin.base import ReadOnlyAdmin, badge, moment
 from deployments.models import ApiKey, Scope
 
 
@@ -33,7 +33,7 @@ class ApiKeyAdmin(ReadOnlyAdmin):
     """Keys of callers."""
 
     form = ApiKeyForm
-    list_display = ["name", "start", "may", "state", "created_at", "created_by"]
+    list_display = ["name", "start", "may", "state", "made", "created_by"]
     list_filter = [("revoked_at", admin.EmptyFieldListFilter), "created_at", "created_by"]
     search_fields = ["name", "prefix", "created_by"]
     search_help_text = "Name, first characters of the key, or person"
@@ -72,6 +72,10 @@ class ApiKeyAdmin(ReadOnlyAdmin):
         if key.revoked_at:
             return badge("revoked", "bad", f"{key.revoked_at:%Y-%m-%d %H:%M} UTC")
         return badge("valid", "good")
+
+    @admin.display(description="made", ordering="created_at")
+    def made(self, key: ApiKey) -> str:
+        return moment(key.created_at)
 
     def save_form(self, request: HttpRequest, form: Any, change: bool) -> ApiKey:  # noqa: ARG002
         key, plain_key = services.api_key_create(

@@ -12,7 +12,7 @@ from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 
 from deployments import artifacts, selectors, services
-from deployments.admin.base import MovesAdmin, badge
+from deployments.admin.base import MovesAdmin, badge, moment
 from deployments.models import RegisteredModel, RuleSet
 from engine.errors import InvalidRuleSet, SentinelleError
 
@@ -42,7 +42,7 @@ class RulesPromoteForm(forms.Form):
 
     model = forms.ModelChoiceField(RegisteredModel.objects.all(), empty_label=None)
     reason = forms.CharField(
-        widget=forms.Textarea(attrs={"rows": 3, "cols": 70, "autofocus": True}),
+        widget=forms.Textarea(attrs={"rows": 3, "cols": 70}),
         help_text="Kept in the history of rule sets.",
     )
 
@@ -52,7 +52,7 @@ class RuleSetAdmin(MovesAdmin):
     """Rule sets. One that was added never changes; a correction is a new one."""
 
     form = RuleSetForm
-    list_display = ["title", "serves", "digest", "created_at", "created_by"]
+    list_display = ["title", "serves", "digest", "made", "created_by"]
     list_filter = ["created_at", "created_by"]
     search_fields = ["name", "source", "sha256", "created_by"]
     search_help_text = "Name, words of a rule, digest or person"
@@ -89,6 +89,10 @@ class RuleSetAdmin(MovesAdmin):
     def serves(self, rule_set: RuleSet) -> str:
         models = ((badge(alias.model.name, "good"),) for alias in rule_set.aliases.all())
         return format_html_join(" ", "{}", models) or "–"
+
+    @admin.display(description="made", ordering="created_at")
+    def made(self, rule_set: RuleSet) -> str:
+        return moment(rule_set.created_at)
 
     @admin.display(description="digest")
     def digest(self, rule_set: RuleSet) -> str:
@@ -148,7 +152,11 @@ class RuleSetAdmin(MovesAdmin):
     def add_view(
         self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        context = {"title": "Add a rule set", "show_save_and_continue": False}
+        context = {
+            "title": "Add a rule set",
+            "show_save_and_continue": False,
+            "show_save_and_add_another": False,
+        }
         return super().add_view(request, form_url, context | (extra_context or {}))
 
     def response_add(

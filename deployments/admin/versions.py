@@ -13,7 +13,7 @@ from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 
 from deployments import selectors, services
-from deployments.admin.base import MovesAdmin, badge, pinned_version
+from deployments.admin.base import MovesAdmin, badge, moment, pinned_version
 from deployments.comparison import (
     AVERAGE_PRECISION,
     RECALL_AT_1,
@@ -34,7 +34,7 @@ class PromoteForm(forms.Form):
     """Why, and with which rules when the serving ones are not those of the thresholds."""
 
     reason = forms.CharField(
-        widget=forms.Textarea(attrs={"rows": 3, "cols": 70, "autofocus": True}),
+        widget=forms.Textarea(attrs={"rows": 3, "cols": 70}),
         help_text="Kept in the history of promotions.",
     )
     rules = forms.ChoiceField(widget=forms.RadioSelect, label="Serve it with")
@@ -65,8 +65,7 @@ class ModelVersionAdmin(MovesAdmin):
         "recall_at_1",
         "tuned_with",
         "size",
-        "created_at",
-        "created_by",
+        "made",
         "run",
     ]
     list_filter = ["model", "deployable", "rule_set", "created_at", "created_by"]
@@ -118,11 +117,11 @@ class ModelVersionAdmin(MovesAdmin):
     def roc_auc(self, version: ModelVersion) -> str:
         return _beside_champion(ROC_AUC, version)
 
-    @admin.display(description="recall at 1 % alerts", ordering="metrics__recall_at_1_percent")
+    @admin.display(description="recall at 1 %", ordering="metrics__recall_at_1_percent")
     def recall_at_1(self, version: ModelVersion) -> str:
         return _beside_champion(RECALL_AT_1, version)
 
-    @admin.display(description="tuned with rules", ordering="rule_set__name")
+    @admin.display(description="rules", ordering="rule_set__name")
     def tuned_with(self, version: ModelVersion) -> str:
         address = reverse("admin:deployments_ruleset_change", args=[version.rule_set_id])
         return format_html('<a href="{}">{}</a>', address, version.rule_set.name)
@@ -130,6 +129,11 @@ class ModelVersionAdmin(MovesAdmin):
     @admin.display(ordering="size_bytes")
     def size(self, version: ModelVersion) -> str:
         return filesizeformat(version.size_bytes)
+
+    @admin.display(description="made", ordering="created_at")
+    def made(self, version: ModelVersion) -> str:
+        by = format_html('<br><span class="hint">by {}</span>', version.created_by)
+        return format_html("{} {}", moment(version.created_at), by if version.created_by else "")
 
     @admin.display(description="training run")
     def run(self, version: ModelVersion) -> str:

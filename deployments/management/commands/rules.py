@@ -25,7 +25,7 @@ examples:
   manage.py rules promote cap-500 --reason "Cap raised to 500"
   manage.py rules rollback                       the rule set before; again: further back
 
-The format is described in docs/deployment.md."""
+The format is described in docs/rules.md."""
 
     def add_arguments(self, parser: CommandParser) -> None:
         verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
