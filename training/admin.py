@@ -116,7 +116,7 @@ class DatasetAdmin(ReadOnlyAdmin):
 @admin.register(TrainingRun)
 class TrainingRunAdmin(ReadOnlyAdmin):
     list_display = [
-        "version_name", "state_badge", "progress", "dataset_name", "pr_auc", "recall_reviewed",
+        "version_name", "state_and_stage", "dataset_name", "pr_auc", "recall_reviewed",
         "duration", "requested",
     ]  # fmt: skip
     list_filter = ["state", "model", "dataset", "rule_set", "created_at"]
@@ -198,7 +198,7 @@ class TrainingRunAdmin(ReadOnlyAdmin):
             "run",
             f"{run.model.name} v{run.version}",
             run=run,
-            badge=self.state_badge(run),
+            badge=state_badge(run),
             facts=self._facts(run),
             tables=metric_tables(run.report.get("metrics", {})),
             log=log,
@@ -273,23 +273,23 @@ class TrainingRunAdmin(ReadOnlyAdmin):
         return f"{run.model.name} v{run.version}"
 
     @admin.display(description="state", ordering="state")
-    def state_badge(self, run: TrainingRun) -> str:
-        if run.is_active and run.cancel_requested_at is not None:
-            return badge("Cancelling", "warn")
-        return badge(run.get_state_display(), STATE_KINDS[RunState(run.state)], run.error)
-
-    @admin.display(description="progress", ordering="fraction")
-    def progress(self, run: TrainingRun) -> str:
+    def state_and_stage(self, run: TrainingRun) -> str:
+        label = state_badge(run)
         if run.state == RunState.RUNNING:
             return format_html(
-                '<progress value="{}" max="1">{}</progress> {}', run.fraction, run.stage, run.stage
+                '{} {}<br><progress value="{}" max="1">{}</progress>',
+                label,
+                run.stage,
+                run.fraction,
+                run.stage,
             )
-        return f"at {run.stage}" if run.stage and run.state != RunState.SUCCEEDED else ""
+        if run.can_restart and run.stage:
+            return format_html("{} at {}", label, run.stage)
+        return label
 
     @admin.display(description="data set", ordering="dataset__name")
     def dataset_name(self, run: TrainingRun) -> str:
-        sampled = f" (last {run.sample:,} rows)" if run.sample else ""
-        return f"{run.dataset.name}{sampled}"
+        return f"{run.dataset.name}, last {run.sample:,}" if run.sample else run.dataset.name
 
     @admin.display(description="PR-AUC")
     def pr_auc(self, run: TrainingRun) -> str:
@@ -353,6 +353,13 @@ class TrainingRunAdmin(ReadOnlyAdmin):
             **context,
         }
         return TemplateResponse(request, f"admin/training/trainingrun/{template}.html", context)
+
+
+def state_badge(run: TrainingRun) -> str:
+    """The run's state as a label."""
+    if run.is_active and run.cancel_requested_at is not None:
+        return badge("Cancelling", "warn")
+    return badge(run.get_state_display(), STATE_KINDS[RunState(run.state)], run.error)
 
 
 def _moment(at: datetime | None, by: str = "") -> str:

@@ -23,7 +23,7 @@ POLL_SECONDS = 1.0
 T = TypeVar("T")
 
 
-def run_execute(run_id: str, *, worker: str, worker_alive: Callable[[], bool]) -> None:
+def run_execute(run_id: str, *, worker: str) -> None:
     """Claim a queued run, start its program, follow it and book how it ended.
 
     Nothing happens when the run is not queued: it was sent twice, cancelled or ended. The program
@@ -31,7 +31,6 @@ def run_execute(run_id: str, *, worker: str, worker_alive: Callable[[], bool]) -
 
     Args:
         worker: who claims; a random part is added, so that two claims are never alike.
-        worker_alive: False once the worker that this process belongs to was killed.
     """
     worker = f"{worker}:{uuid.uuid4().hex[:8]}"
     run = claims.run_claim(run_id, worker=worker, now=timezone.now())
@@ -48,22 +47,17 @@ def run_execute(run_id: str, *, worker: str, worker_alive: Callable[[], bool]) -
         claims.run_fail(run.pk, worker=worker, error=reason, now=timezone.now())
         return
     try:
-        _follow(run, worker, launcher, handle, worker_alive)
+        _follow(run, worker, launcher, handle)
     except BaseException as error:
         launcher.cancel(handle)
-        _fail_stopped(run, worker, f"The worker was stopped by {error!r}.")
+        reason = f"The worker was stopped: {error!r}."
+        claims.run_fail(run.pk, worker=worker, error=reason, now=timezone.now())
         raise
     finally:
         launcher.cancel(handle)
 
 
-def _follow(
-    run: TrainingRun,
-    worker: str,
-    launcher: Launcher,
-    handle: Any,
-    worker_alive: Callable[[], bool],
-) -> None:
+def _follow(run: TrainingRun, worker: str, launcher: Launcher, handle: Any) -> None:
     """Renew the lease and copy the progress every second until the program or the claim ends."""
     folder = open_store(run.folder)
     while True:
@@ -84,10 +78,6 @@ def _follow(
         if ended is not None:
             _finish(run, worker, ended)
             return
-        if not worker_alive():
-            launcher.cancel(handle)
-            _fail_stopped(run, worker, "The Celery worker was killed.")
-            return
         time.sleep(POLL_SECONDS)
 
 
@@ -95,10 +85,6 @@ def _finish(run: TrainingRun, worker: str, ended: str) -> None:
     _patiently(lambda: claims.run_finish(run.pk, worker=worker, ended=ended, now=timezone.now()))
     run.refresh_from_db(fields=["state", "stage", "error"])
     logger.info("Run %s %s %s", run.pk, run.state, run.error)
-
-
-def _fail_stopped(run: TrainingRun, worker: str, reason: str) -> None:
-    claims.run_fail(run.pk, worker=worker, error=reason, now=timezone.now())
 
 
 def _progress(folder: Store) -> dict[str, Any]:

@@ -71,13 +71,24 @@ def dataset_import(
         dataset.rows, dataset.frauds = summary.rows, summary.frauds
         dataset.rejected = summary.rejected
         dataset.first_at, dataset.last_at = summary.first_at, summary.last_at
-        dataset.summary = msgspec.json.decode((folder / "summary.json").read_bytes())
+        dataset.summary = _storable(msgspec.to_builtins(summary))
         _checked(dataset, error=InvalidDataset)
         dataset.save(force_insert=True)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return dataset
+
+
+def _storable(value: Any) -> Any:
+    """The same without NUL characters, which a bad row may hold and PostgreSQL can't."""
+    if isinstance(value, str):
+        return value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    if isinstance(value, dict):
+        return {_storable(key): _storable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_storable(item) for item in value]
+    return value
 
 
 def dataset_delete(dataset: Dataset) -> None:

@@ -3,7 +3,6 @@
 import os
 from typing import Any
 
-from billiard.process import current_process
 from celery import shared_task
 from django.utils import timezone
 
@@ -15,14 +14,7 @@ from training.execution import run_execute
 def run_train(self: Any, *, run_id: str) -> None:
     """Execute a queued training run. It is never retried: a failed run is started again by a
     person, who has read why."""
-    pooled = current_process().name != "MainProcess"
-    parent = os.getppid()
-    run_execute(
-        run_id,
-        worker=f"{self.request.hostname}:{os.getpid()}",
-        # A pool process whose worker was killed would go on alone, unseen by any supervisor.
-        worker_alive=lambda: not pooled or os.getppid() == parent,
-    )
+    run_execute(run_id, worker=f"{self.request.hostname}:{os.getpid()}")
 
 
 @shared_task  # type: ignore[untyped-decorator]

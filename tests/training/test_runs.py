@@ -38,8 +38,8 @@ def claim(run: TrainingRun, worker: str = "one", now=None) -> TrainingRun | None
     return claims.run_claim(str(run.pk), worker=worker, now=now or timezone.now())
 
 
-def execute(run: TrainingRun, worker_alive=lambda: True) -> TrainingRun:
-    run_execute(str(run.pk), worker="test", worker_alive=worker_alive)
+def execute(run: TrainingRun) -> TrainingRun:
+    run_execute(str(run.pk), worker="test")
     run.refresh_from_db()
     return run
 
@@ -295,12 +295,6 @@ class TestExecute:
         assert "PYTHONPATH=" in environment
         for name in ("SECRET_KEY", "DATABASE_URL", "REDIS_URL"):
             assert f"{name}=" not in environment
-
-    def test_a_worker_that_was_killed_takes_its_program_along(self, monkeypatch):
-        use_fake_job(monkeypatch, "hang")
-        run = execute(make_run(), worker_alive=lambda: False)
-        assert run.state == RunState.FAILED
-        assert "worker was killed" in run.error
 
 
 class TestCancelAndRestart:
