@@ -93,7 +93,7 @@ def supervisor_config(home: Home) -> str:
         sections.append(
             f"[program:{name}]\ncommand={command}\ndirectory={BASE_DIR}\n"
             f"priority={priority}\nautorestart=true\nstartsecs=2\nstartretries=10\n"
-            "stopwaitsecs=15\nkillasgroup=true\nredirect_stderr=true\n"
+            f"stopsignal={signal}\nstopwaitsecs=15\nkillasgroup=true\nredirect_stderr=true\n"
             f"stdout_logfile={home.logs}/{name}.log\nstdout_logfile_maxbytes=10MB\n"
             "stdout_logfile_backups=2\n"
         )
