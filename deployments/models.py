@@ -33,7 +33,7 @@ class ImmutableRow(Exception):
     """A row that is a fact was about to be changed or deleted."""
 
 
-class ImmutableQuerySet(models.QuerySet):
+class ImmutableQuerySet(models.QuerySet[Any]):
     """Rows in bulk: `update`, `bulk_update` (which calls it), upserts and `delete` are refused."""
 
     def update(self, **_: Any) -> NoReturn:

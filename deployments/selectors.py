@@ -1,6 +1,6 @@
 """Reads of the registry."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.db.models import FilteredRelation, OuterRef, Q, QuerySet, Subquery
 
@@ -57,7 +57,7 @@ def version_by_semver(model: RegisteredModel, version: str) -> ModelVersion:
     """Return a version of `model` by its number, with or without a leading v; raises
     NotRegistered, naming the most recent ones."""
     number = version.removeprefix("v")
-    found = (
+    found: ModelVersion | None = (
         ModelVersion.objects.filter(model=model, version=number)
         .select_related("model", "rule_set")
         .first()
@@ -75,7 +75,7 @@ def version_by_semver(model: RegisteredModel, version: str) -> ModelVersion:
 
 def rule_set_by_name(name: str) -> RuleSet:
     """Return the rule set; raises NotRegistered, naming the most recent ones."""
-    found = RuleSet.objects.filter(name=name).first()
+    found: RuleSet | None = RuleSet.objects.filter(name=name).first()
     if found is None:
         known = ", ".join(RuleSet.objects.values_list("name", flat=True)[:8])
         raise NotRegistered(f"There is no rule set “{name}”. Most recent rule sets: {known}.")
@@ -92,7 +92,7 @@ def live_pointer(model_name: str) -> LivePointer:
     model = (
         RegisteredModel.objects.filter(name=model_name)
         .annotate(champion=FilteredRelation("aliases", condition=Q(aliases__name=CHAMPION)))
-        .select_related(
+        .select_related(  # type: ignore[misc]  # django-stubs does not know filtered relations
             "rule_set_alias__rule_set", "champion__version__model", "champion__version__rule_set"
         )
         .first()
@@ -143,13 +143,14 @@ def _serving(model: RegisteredModel) -> Serving:
     return Serving(model, pointer.version, pointer.rule_set, back, rules_back)
 
 
-def versions_beside_champion() -> QuerySet[ModelVersion]:
+def versions_beside_champion() -> QuerySet[Any]:
     """Every version with its model's champion: `champion_id` and `champion_metrics`."""
     champion = Alias.objects.filter(model=OuterRef("model"), name=CHAMPION)
-    return ModelVersion.objects.select_related("model", "rule_set").annotate(
+    versions: QuerySet[Any] = ModelVersion.objects.annotate(
         champion_id=Subquery(champion.values("version_id")),
         champion_metrics=Subquery(champion.values("version__metrics")),
     )
+    return versions.select_related("model", "rule_set")
 
 
 def rule_set_rollback_step(model: RegisteredModel) -> RuleSetEvent:

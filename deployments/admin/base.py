@@ -26,6 +26,11 @@ def badge(text: str, kind: str = "", title: str = "") -> str:
     return format_html('<span class="badge {}" title="{}">{}</span>', kind, title, text)
 
 
+def who(request: HttpRequest) -> dict[str, Any]:
+    """Who asks, as the services take it."""
+    return {"actor": request.user.get_username(), "user": request.user}
+
+
 def moment(at: datetime) -> str:
     """A time as the lists show it: short, and sortable by eye."""
     return f"{timezone.localtime(at):%Y-%m-%d %H:%M}"
@@ -38,7 +43,7 @@ def pinned_version(model: RegisteredModel) -> str:
     return str(settings.MODEL_VERSION)
 
 
-class ReadOnlyAdmin(admin.ModelAdmin):
+class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Rows that can be looked at and searched, and nothing else."""
 
     list_per_page = 50
@@ -51,6 +56,16 @@ class ReadOnlyAdmin(admin.ModelAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:  # noqa: ARG002
         return False
+
+    def missing(self, request: HttpRequest) -> HttpResponse:
+        """The answer when the row of an address is not there."""
+        messages.error(request, f"There is no such {self.opts.verbose_name}.")
+        return redirect(self.url("changelist"))
+
+    def url(self, view: str, *args: Any) -> str:
+        """The address of one of this model's pages."""
+        name = f"admin:{self.opts.app_label}_{self.opts.model_name}_{view}"
+        return reverse(name, args=args)
 
     def allowed(self, request: HttpRequest, action: str) -> bool:
         """Whether the user holds `action` of this model, such as “promote”."""
@@ -106,7 +121,7 @@ class MovesAdmin(ReadOnlyAdmin):
             raise PermissionDenied
         row = self.get_object(request, unquote(object_id))
         if row is None:
-            return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
+            return self.missing(request)
         return self.promote_page(request, row)
 
     def promote_page(self, request: HttpRequest, row: Any) -> HttpResponse:
@@ -123,7 +138,7 @@ class MovesAdmin(ReadOnlyAdmin):
             messages.error(request, error.detail)
         else:
             messages.success(request, done)
-        return redirect(self.list_url())
+        return redirect(self.url("changelist"))
 
     def roll_back(self, request: HttpRequest, model: RegisteredModel) -> str:
         """Do it and say what serves now; raises SentinelleError."""
@@ -137,13 +152,6 @@ class MovesAdmin(ReadOnlyAdmin):
             messages.error(request, "Select one: one serves at a time.")
             return None
         return redirect(self.url("promote", rows[0].pk))
-
-    def list_url(self) -> str:
-        return self.url("changelist")
-
-    def url(self, view: str, *args: Any) -> str:
-        name = f"admin:{self.opts.app_label}_{self.opts.model_name}_{view}"
-        return reverse(name, args=args)
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None

@@ -1,5 +1,7 @@
 """The history of promotions and rollbacks, read only."""
 
+from typing import Any
+
 from django.contrib import admin
 from django.http import HttpRequest
 from django.utils.html import format_html
@@ -24,8 +26,8 @@ class AliasEventAdmin(ReadOnlyAdmin):
         kind = "warn" if event.action == Action.ROLLBACK else "good"
         return badge(event.get_action_display(), kind)
 
-    def get_readonly_fields(self, request: HttpRequest, obj: AliasEvent | None = None) -> list[str]:
-        return self.get_fields(request, obj)
+    def get_readonly_fields(self, request: HttpRequest, obj: AliasEvent | None = None) -> list[Any]:
+        return list(self.get_fields(request, obj))
 
 
 @admin.register(PromotionEvent)

@@ -9,14 +9,14 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
-from django.urls import path, reverse
+from django.urls import path
 
 from deployments import services
 from deployments.admin.base import ReadOnlyAdmin, badge, moment
 from deployments.models import ApiKey, Scope
 
 
-class ApiKeyForm(forms.ModelForm):
+class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]
     """A new key: who uses it and what it may do."""
 
     scopes = forms.MultipleChoiceField(
@@ -51,12 +51,12 @@ class ApiKeyAdmin(ReadOnlyAdmin):
     def has_revoke_permission(self, request: HttpRequest) -> bool:
         return self.allowed(request, "revoke")
 
-    def get_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> list[str]:  # noqa: ARG002
+    def get_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> list[Any]:  # noqa: ARG002
         if obj is None:
             return ["name", "scopes"]
         return ["name", "start", "may", "state", "created_at", "created_by"]
 
-    def get_readonly_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> list[str]:
+    def get_readonly_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> list[Any]:
         return self.get_fields(request, obj) if obj else []
 
     @admin.display(description="key", ordering="prefix")
@@ -83,7 +83,7 @@ class ApiKeyAdmin(ReadOnlyAdmin):
             scopes=form.cleaned_data["scopes"],
             created_by=request.user.get_username(),
         )
-        request.plain_api_key = plain_key
+        request.plain_api_key = plain_key  # type: ignore[attr-defined]
         return key
 
     def save_model(self, *_args: Any) -> None:
@@ -109,9 +109,8 @@ class ApiKeyAdmin(ReadOnlyAdmin):
         post_url_continue: str | None = None,  # noqa: ARG002
     ) -> HttpResponse:
         """Show the key in this answer, so that no cookie, session or log ever holds it."""
-        response = self.page(
-            request, "created", "The key", key=obj, plain_key=request.plain_api_key
-        )
+        plain_key: str = request.plain_api_key  # type: ignore[attr-defined]
+        response = self.page(request, "created", "The key", key=obj, plain_key=plain_key)
         response["Cache-Control"] = "no-store"
         return response
 
@@ -136,7 +135,7 @@ class ApiKeyAdmin(ReadOnlyAdmin):
             raise PermissionDenied
         key = self.get_object(request, unquote(object_id))
         if key is None:
-            return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
+            return self.missing(request)
         services.api_key_revoke(key=key)
         messages.success(request, f"{key} is revoked.")
-        return redirect(reverse("admin:deployments_apikey_change", args=[key.pk]))
+        return redirect(self.url("change", key.pk))

@@ -8,16 +8,15 @@ from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
-from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 
 from deployments import artifacts, selectors, services
-from deployments.admin.base import MovesAdmin, badge, moment
+from deployments.admin.base import MovesAdmin, badge, moment, who
 from deployments.models import RegisteredModel, RuleSet
 from engine.errors import InvalidRuleSet, SentinelleError
 
 
-class RuleSetForm(forms.ModelForm):
+class RuleSetForm(forms.ModelForm):  # type: ignore[type-arg]
     """A new rule set. The compiler's faults are shown at the source."""
 
     class Meta:
@@ -62,12 +61,12 @@ class RuleSetAdmin(MovesAdmin):
     def has_add_permission(self, request: HttpRequest) -> bool:
         return self.allowed(request, "add")
 
-    def get_fields(self, request: HttpRequest, obj: RuleSet | None = None) -> list[str]:  # noqa: ARG002
+    def get_fields(self, request: HttpRequest, obj: RuleSet | None = None) -> list[Any]:  # noqa: ARG002
         if obj is None:
             return ["name", "source"]
         return ["name", "serves", "created_at", "created_by", "sha256", "source_text"]
 
-    def get_readonly_fields(self, request: HttpRequest, obj: RuleSet | None = None) -> list[str]:
+    def get_readonly_fields(self, request: HttpRequest, obj: RuleSet | None = None) -> list[Any]:
         return self.get_fields(request, obj) if obj else []
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[RuleSet]:
@@ -124,8 +123,7 @@ class RuleSetAdmin(MovesAdmin):
                 event = services.rule_set_promote(
                     model=form.cleaned_data["model"],
                     rule_set=row,
-                    actor=request.user.get_username(),
-                    user=request.user,
+                    **who(request),
                     reason=form.cleaned_data["reason"],
                 )
             except SentinelleError as error:
@@ -133,7 +131,7 @@ class RuleSetAdmin(MovesAdmin):
             else:
                 name = event.model.name
                 messages.success(request, f"{name} is served with “{row.name}”.")
-                return redirect(self.list_url())
+                return redirect(self.url("changelist"))
         changes = [(each, _changes(each.rule_set, row)) for each in selectors.serving()]
         return self.page(
             request, "promote", f"Serve with “{row.name}”", form=form, rule_set=row, changes=changes
@@ -142,8 +140,7 @@ class RuleSetAdmin(MovesAdmin):
     def roll_back(self, request: HttpRequest, model: RegisteredModel) -> str:
         event = services.rule_set_rollback(
             model=model,
-            actor=request.user.get_username(),
-            user=request.user,
+            **who(request),
             reason=request.POST.get("reason", "").strip() or "Rolled back in the admin",
             seen_rule_set=request.POST.get("seen", ""),
         )
@@ -166,7 +163,7 @@ class RuleSetAdmin(MovesAdmin):
         post_url_continue: str | None = None,  # noqa: ARG002
     ) -> HttpResponse:
         messages.success(request, f"“{obj.name}” is registered; promote it to serve with it.")
-        return redirect(reverse("admin:deployments_ruleset_change", args=[obj.pk]))
+        return redirect(self.url("change", obj.pk))
 
 
 def _changes(before: RuleSet, after: RuleSet) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 
 from deployments import selectors, services
-from deployments.admin.base import MovesAdmin, badge, moment, pinned_version
+from deployments.admin.base import MovesAdmin, badge, moment, pinned_version, who
 from deployments.comparison import (
     AVERAGE_PRECISION,
     RECALL_AT_1,
@@ -28,6 +28,21 @@ from deployments.selectors import LivePointer
 from engine.errors import RegistryMoved, SentinelleError
 
 KEEP, TUNED = "keep", "tuned"
+# What the page of a version shows, from top to bottom.
+_FACTS = [
+    "name",
+    "comparison",
+    "thresholds_text",
+    "tuned_with",
+    "measured_on",
+    "run",
+    "created_at",
+    "created_by",
+    "size",
+    "location",
+    "manifest_sha256",
+    "promotions",
+]
 
 
 class PromoteForm(forms.Form):
@@ -37,7 +52,6 @@ class PromoteForm(forms.Form):
         widget=forms.Textarea(attrs={"rows": 3, "cols": 70}),
         help_text="Kept in the history of promotions.",
     )
-    rules = forms.ChoiceField(widget=forms.RadioSelect, label="Serve it with")
     # What the page showed: the promotion is refused when another version serves by then.
     seen_champion = forms.CharField(widget=forms.HiddenInput, required=False)
 
@@ -45,13 +59,15 @@ class PromoteForm(forms.Form):
         self, *args: Any, serving: RuleSet, tuned: RuleSet, may_move_rules: bool, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
-        if serving == tuned or not may_move_rules:
-            del self.fields["rules"]
-        else:
-            self.fields["rules"].choices = [
-                (TUNED, f"“{tuned.name}”, the rule set that its thresholds were tuned with"),
-                (KEEP, f"“{serving.name}”, the rule set that serves now"),
-            ]
+        if serving != tuned and may_move_rules:
+            self.fields["rules"] = forms.ChoiceField(
+                widget=forms.RadioSelect,
+                label="Serve it with",
+                choices=[
+                    (TUNED, f"“{tuned.name}”, the rule set that its thresholds were tuned with"),
+                    (KEEP, f"“{serving.name}”, the rule set that serves now"),
+                ],
+            )
 
 
 @admin.register(ModelVersion)
@@ -74,27 +90,14 @@ class ModelVersionAdmin(MovesAdmin):
     date_hierarchy = "created_at"
     ordering = ["-created_at"]
     actions = ["promote_selected"]
-    fields = [
-        "name",
-        "comparison",
-        "thresholds_text",
-        "tuned_with",
-        "measured_on",
-        "run",
-        "created_at",
-        "created_by",
-        "size",
-        "location",
-        "manifest_sha256",
-        "promotions",
-    ]
-    readonly_fields = fields
+    fields = _FACTS
+    readonly_fields = _FACTS
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ModelVersion]:  # noqa: ARG002
         return selectors.versions_beside_champion().order_by("-created_at")
 
     @admin.display(description="version", ordering="version")
-    def name(self, version: ModelVersion) -> str:
+    def name(self, version: Any) -> str:
         labels = []
         pin = pinned_version(version.model)
         if version.pk == version.champion_id:
@@ -135,7 +138,7 @@ class ModelVersionAdmin(MovesAdmin):
         by = format_html('<br><span class="hint">by {}</span>', version.created_by)
         return format_html("{} {}", moment(version.created_at), by if version.created_by else "")
 
-    @admin.display(description="training run")
+    @admin.display(description="run")
     def run(self, version: ModelVersion) -> str:
         if version.training_run_id is None:
             return "–"
@@ -143,7 +146,7 @@ class ModelVersionAdmin(MovesAdmin):
         return format_html('<a href="{}">{}</a>', address, str(version.training_run_id)[:8])
 
     @admin.display(description="metrics")
-    def comparison(self, version: ModelVersion) -> str:
+    def comparison(self, version: Any) -> str:
         is_champion = version.pk == version.champion_id
         rows = compare(version.metrics, None if is_champion else version.champion_metrics)
         return _table(rows, beside=not is_champion and version.champion_id is not None)
@@ -182,7 +185,7 @@ class ModelVersionAdmin(MovesAdmin):
                 form.add_error(None, error.detail)
             else:
                 messages.success(request, done)
-                return redirect(self.list_url())
+                return redirect(self.url("changelist"))
         return self.page(
             request, "promote", f"Promote {row}", form=form, **_promote_context(row, live)
         )
@@ -190,8 +193,7 @@ class ModelVersionAdmin(MovesAdmin):
     def roll_back(self, request: HttpRequest, model: RegisteredModel) -> str:
         event = services.rollback(
             model=model,
-            actor=request.user.get_username(),
-            user=request.user,
+            **who(request),
             reason=request.POST.get("reason", "").strip() or "Rolled back in the admin",
             seen_champion=request.POST.get("seen", ""),
         )
@@ -202,8 +204,7 @@ def _promote(request: HttpRequest, version: ModelVersion, asked: dict[str, Any])
     event = services.promote(
         model=version.model,
         version=version.version,
-        actor=request.user.get_username(),
-        user=request.user,
+        **who(request),
         reason=asked["reason"],
         rule_set=version.rule_set if asked.get("rules") == TUNED else None,
         seen_champion=asked["seen_champion"],
@@ -228,7 +229,8 @@ def _promote_context(version: ModelVersion, live: LivePointer) -> dict[str, Any]
     }
 
 
-def _beside_champion(measure: Measure, version: ModelVersion) -> str:
+def _beside_champion(measure: Measure, version: Any) -> str:
+    # A version as selectors.versions_beside_champion annotates it.
     value = measure.value(version.metrics)
     if version.champion_metrics is None or version.pk == version.champion_id:
         return measure.text(value)
