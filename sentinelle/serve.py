@@ -90,10 +90,12 @@ def supervisor_config(home: Home) -> str:
     ]
     for priority, (name, words) in enumerate(programs.items(), start=1):
         command = shlex.join(str(word) for word in words)
+        # Told to terminate, a worker would wait for hours of training; told to quit, it ends its run.
+        stop_signal = "QUIT" if name == "worker" else "TERM"
         sections.append(
             f"[program:{name}]\ncommand={command}\ndirectory={BASE_DIR}\n"
             f"priority={priority}\nautorestart=true\nstartsecs=2\nstartretries=10\n"
-            f"stopsignal={signal}\nstopwaitsecs=15\nkillasgroup=true\nredirect_stderr=true\n"
+            f"stopsignal={stop_signal}\nstopwaitsecs=15\nkillasgroup=true\nredirect_stderr=true\n"
             f"stdout_logfile={home.logs}/{name}.log\nstdout_logfile_maxbytes=10MB\n"
             "stdout_logfile_backups=2\n"
         )
