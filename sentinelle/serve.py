@@ -90,7 +90,7 @@ def supervisor_config(home: Home) -> str:
     ]
     for priority, (name, words) in enumerate(programs.items(), start=1):
         command = shlex.join(str(word) for word in words)
-        # Told to terminate, a worker would wait for hours of training; told to quit, it ends its run.
+        # A worker told to terminate would wait for hours of training; to quit, it ends its run.
         stop_signal = "QUIT" if name == "worker" else "TERM"
         sections.append(
             f"[program:{name}]\ncommand={command}\ndirectory={BASE_DIR}\n"
