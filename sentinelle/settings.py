@@ -175,7 +175,12 @@ CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_connect_timeout": 5}
 CELERY_TIMEZONE = "UTC"
 CELERY_BEAT_SCHEDULE = {
-    "fail-abandoned-runs": {"task": "training.tasks.fail_abandoned_runs", "schedule": 15.0},
+    "fail-abandoned-runs": {
+        "task": "training.tasks.fail_abandoned_runs",
+        "schedule": 15.0,
+        # While every worker is busy these would only pile up.
+        "options": {"expires": 15.0},
+    },
 }
 
 LOG_LEVEL = env_choice("LOG_LEVEL", "INFO", ["DEBUG", "INFO", "WARNING", "ERROR"])
