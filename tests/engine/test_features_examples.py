@@ -200,6 +200,10 @@ def test_countries() -> None:
     assert place(FR, US, FR) == (0, 0), "as many as the top country's is no mismatch"
     assert place(FR, US, FR, US) == (0, 1)
     assert place(FR, US, FR, -1, -1) == (0, 0)
+    assert place(0) == (1, 0)
+    assert place(675, 0) == (1, 1)
+    assert place(676) == (0, 0), "no two letters have this code"
+    assert place(FR, 676, 676, FR) == (0, 0)
 
 
 def test_a_failure_counts_once_it_is_known() -> None:
