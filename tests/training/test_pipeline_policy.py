@@ -1,0 +1,229 @@
+"""Weights, thresholds, the anomaly scale, and the rules replayed over a data set."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.errors import InvalidDataset
+from engine.features.catalogue import FEATURE_INDEX
+from engine.features.live import countries_30d
+from engine.features.replay import replay
+from engine.policy import Policy, Weights
+from engine.rules import RuleSet, rule_context
+from engine.transaction import country_code
+from tests.training.pipeline_support import make_columns, write_dataset
+from training.pipeline.calibrate import anomaly_scale, choose_thresholds, choose_weights
+from training.pipeline.rules_replay import RuleReplay, countries_before
+from training.pipeline.table import Transactions, read_transactions
+
+scores = st.lists(st.sampled_from([0.0, 0.1, 0.2, 0.3, 0.5, 0.9, 1.0]), min_size=3, max_size=300)
+
+
+@given(values=scores)
+def test_thresholds_are_strict_and_count_what_they_select(values):
+    risk = np.array(values)
+    if len(np.unique(risk)) < 3:
+        with pytest.raises(InvalidDataset, match="3 distinct risk scores"):
+            choose_thresholds(risk, 0.05, 0.2)
+        return
+    chosen = choose_thresholds(risk, 0.05, 0.2)
+    assert 0 < chosen.review < chosen.block <= 1
+    assert chosen.blocked == (risk >= chosen.block).sum() >= 1
+    assert chosen.reviewed == ((risk >= chosen.review) & (risk < chosen.block)).sum() >= 1
+    top = (risk == risk.max()).sum()
+    assert chosen.blocked <= max(0.05 * len(risk), top)
+
+
+def test_budgets_are_met_exactly_without_ties():
+    risk = np.random.default_rng(0).permutation(np.linspace(0, 1, 100_000))
+    chosen = choose_thresholds(risk, 0.001, 0.01)
+    assert (chosen.blocked, chosen.blocked + chosen.reviewed) == (100, 1_000)
+
+
+def test_a_group_of_equal_scores_that_exceeds_the_budget_stays_below_the_cut():
+    risk = np.concatenate([np.linspace(0, 0.5, 980), np.full(15, 0.8), np.full(5, 0.9)])
+    chosen = choose_thresholds(risk, 0.01, 0.05)
+    assert (chosen.blocked, chosen.reviewed) == (5, 45)
+    assert 0.8 < chosen.block <= 0.9
+
+
+def test_review_begins_at_the_next_group_when_the_budgets_leave_no_row_between():
+    risk = np.concatenate([np.linspace(0, 0.5, 980), np.full(15, 0.8), np.full(5, 0.9)])
+    chosen = choose_thresholds(risk, 0.005, 0.006)
+    assert (chosen.blocked, chosen.reviewed) == (5, 15)
+
+
+def test_a_top_group_larger_than_the_budget_is_blocked_whole():
+    risk = np.concatenate([np.linspace(0, 0.5, 900), np.full(100, 1.0)])
+    chosen = choose_thresholds(risk, 0.001, 0.01)
+    assert chosen.blocked == 100
+    assert chosen.reviewed == 1
+
+
+def test_the_anomaly_scale_says_how_rare_a_score_is():
+    raw = np.random.default_rng(0).permutation(np.linspace(0.3, 0.9, 200_001))
+    scale = anomaly_scale(raw)
+    for share, score in ((0.1, 1 / 3), (0.01, 2 / 3), (0.001, 1.0)):
+        line = 0.9 - 0.6 * share
+        assert scale(np.array([line]))[0] == pytest.approx(score, abs=0.003)
+    assert scale(np.array([0.0, 0.3, 0.95])).tolist() == [0.0, 0.0, 1.0]
+
+
+def test_the_anomaly_scale_keeps_the_order_when_most_scores_are_tied():
+    raw = np.concatenate([np.full(9_000, 0.4), np.linspace(0.41, 0.7, 1_000)])
+    scale = anomaly_scale(raw)
+    assert scale(np.array([0.4]))[0] == 0.0
+    assert (np.diff(scale(np.linspace(0.41, 0.69, 50))) > 0).all()
+
+
+def test_one_raw_score_for_all_is_refused():
+    with pytest.raises(InvalidDataset, match="the same score"):
+        anomaly_scale(np.full(1_000, 0.5))
+
+
+def test_weights_leave_the_default_only_for_something_clearly_better():
+    rng = np.random.default_rng(0)
+    labels = rng.random(20_000) < 0.01
+    supervised = np.clip(0.2 * rng.random(20_000) + 0.15 * labels, 0, 1)
+    nothing, noise = np.zeros(20_000), rng.random(20_000)
+    assert choose_weights(nothing, supervised, nothing, labels) == Weights()
+    assert choose_weights(nothing, supervised, noise, labels).unsupervised == 0.05
+    assert choose_weights(nothing, supervised, noise, np.zeros(20_000, bool)) == Weights()
+
+
+@pytest.fixture(scope="module")
+def busy(tmp_path_factory) -> Transactions:
+    """600 rows of few wallets, so that many follow a block of their wallet within a day."""
+    columns = make_columns(600, seed=3, fraud_rate=0.1)
+    rng = np.random.default_rng(3)
+    columns["source_wallet_id"] = [f"w{wallet}" for wallet in rng.integers(0, 4, 600)]
+    columns["amount"] = np.round(rng.lognormal(4.0, 0.9, 600) * 100).astype(np.int64) * 100
+    columns["country"] = rng.choice(np.array(["FR", "BE", "SN", None], dtype=object), 600)
+    return read_transactions(str(write_dataset(tmp_path_factory.mktemp("busy"), columns)))
+
+
+def history_of(data: Transactions, blocked: np.ndarray | None = None) -> np.ndarray:
+    return replay(
+        data.created_at,
+        data.amount,
+        data.source,
+        data.destination,
+        data.country_codes,
+        blocked=blocked,
+    )
+
+
+def events_before(data: Transactions, row: int) -> np.ndarray:
+    """The events of the row's wallet before it, as the live path keeps them."""
+    rows = [at for at in range(row) if data.source[at] == data.source[row]][-1_000:]
+    events = np.zeros((len(rows), 7), dtype=np.int64)
+    events[:, 0] = data.created_at[rows]
+    events[:, 3] = data.country_codes[rows]
+    return events
+
+
+def one_by_one(data, rules, policy, supervised, unsupervised, first):
+    """The oracle: every row scored as live would, with the history of all decisions before it."""
+    blocked = np.zeros(len(data), dtype=bool)
+    risks, rule_blocks = [], []
+    column = {name: text.values() for name, text in data.text.items()}
+    for row in range(first, len(data)):
+        features = history_of(data, blocked)[row]
+        context = rule_context(
+            amount=int(data.amount[row]),
+            created_at=int(data.created_at[row]),
+            same_wallet=bool(data.source[row] == data.destination[row]),
+            currency=column["currency"][row],
+            direction=column["direction"][row],
+            transaction_type=column["transaction_type"][row],
+            country=column["country"][row],
+            source_balance=data.numbers["source_balance"][row],
+            source_status=column["source_wallet_status"][row],
+            account_age_minutes=data.numbers["account_age_minutes"][row],
+            destination_status=None,
+            user_status=None,
+            user_risk_level=None,
+            avg_amount_30d=features[FEATURE_INDEX["avg_amount_30d"]],
+            tx_last_10min=features[FEATURE_INDEX["tx_last_10min"]],
+            is_new_beneficiary=features[FEATURE_INDEX["is_new_beneficiary"]],
+            blocked_tx_last_24h=features[FEATURE_INDEX["blocked_tx_last_24h"]],
+            user_country_history=countries_30d(events_before(data, row), int(data.created_at[row])),
+        )
+        result = rules.evaluate(context)
+        at = row - first
+        risk = (
+            1.0
+            if result.blocks
+            else float(policy.risk(result.rule_score, supervised[at], unsupervised[at]))
+        )
+        blocked[row] = bool(result.blocks) or risk >= policy.block
+        rule_blocks.append(bool(result.blocks))
+        risks.append(risk)
+    return np.array(rule_blocks), np.array(risks)
+
+
+@pytest.mark.parametrize("block", [2.0, 0.75, 0.5], ids=["rules only", "some", "many"])
+def test_rules_are_replayed_as_if_every_row_had_been_scored_live(busy, block):
+    first = 200
+    rng = np.random.default_rng(5)
+    supervised, unsupervised = rng.random(400) ** 3, rng.random(400)
+    policy = Policy(block / 2, block)
+    rules = RuleSet.default()
+    replayed = RuleReplay(rules, busy, history_of(busy)[first:], slice(first, 600)).replay(
+        policy, supervised, unsupervised
+    )
+    rule_blocks, risks = one_by_one(busy, rules, policy, supervised, unsupervised, first)
+    np.testing.assert_array_equal(replayed.rule_blocked, rule_blocks)
+    np.testing.assert_array_equal(replayed.risk, risks)
+    # R15 must have decided something here, or the test would show nothing.
+    others = RuleSet(rules.text, [rule for rule in rules.rules if rule.id != "R15"])
+    without = RuleReplay(others, busy, history_of(busy)[first:], slice(first, 600)).replay(
+        policy, supervised, unsupervised
+    )
+    assert (without.risk != risks).sum() > 20
+    assert without.rule_blocked.sum() < rule_blocks.sum() < 390
+
+
+def test_past_blocks_leave_after_24_hours(busy):
+    rules = RuleSet.from_toml(
+        '[[rule]]\nid = "R1"\nreason = "BIG"\ninputs = ["amount"]\n'
+        'branch = [{ when = "amount > 250.0", then = "BLOCK" }]\n'
+        '[[rule]]\nid = "R15"\nreason = "AGAIN"\ninputs = ["blocked_tx_last_24h"]\n'
+        'branch = [{ when = "blocked_tx_last_24h >= 1.0", boost = 0.5 }]\n'
+    )
+    nothing = np.zeros(600)
+    replayed = RuleReplay(rules, busy, history_of(busy), slice(0, 600)).replay(
+        Policy(2.0, 2.0), nothing, nothing
+    )
+    for row in range(600):
+        before = (busy.source[:row] == busy.source[row]) & (
+            busy.created_at[:row] >= busy.created_at[row] - 86_400_000_000
+        )
+        expected = bool((before & (busy.amount[:row] > 2_500_000)).any())
+        if busy.amount[row] <= 2_500_000:
+            assert (replayed.rule_score[row] == 0.5) == expected, row
+
+
+def test_countries_are_those_of_the_live_path(busy):
+    lists, chosen = countries_before(busy, slice(100, 600))
+    for row in range(100, 600):
+        events = events_before(busy, row)
+        assert lists[chosen[row - 100]] == countries_30d(events, int(busy.created_at[row])), row
+
+
+def test_only_the_last_1000_attempts_and_30_days_count_for_countries(tmp_path):
+    columns = make_columns(1_200, seed=4)
+    columns["source_wallet_id"] = ["w0"] * 1_200
+    columns["country"] = np.array(["SN"] * 5 + ["BE"] + ["FR"] * 1_194, dtype=object)
+    data = read_transactions(str(write_dataset(tmp_path, columns)))
+    lists, chosen = countries_before(data, slice(900, 1_200))
+    for row in range(900, 1_200):
+        expected = countries_30d(events_before(data, row), int(data.created_at[row]))
+        assert lists[chosen[row - 900]] == expected
+    assert lists[chosen[-1]] == ["FR"]
+
+
+def test_country_codes_of_a_column_are_those_of_the_engine(busy):
+    names = busy.text["country"].values()
+    assert busy.country_codes.tolist() == [country_code(name) for name in names]
