@@ -29,7 +29,7 @@ from engine.errors import RegistryMoved, SentinelleError
 
 KEEP, TUNED = "keep", "tuned"
 # What the page of a version shows, from top to bottom.
-_FACTS = [
+_FACTS = (
     "name",
     "comparison",
     "thresholds_text",
@@ -42,7 +42,7 @@ _FACTS = [
     "location",
     "manifest_sha256",
     "promotions",
-]
+)
 
 
 class PromoteForm(forms.Form):
