@@ -17,7 +17,7 @@ from deployments.models import ModelVersion
 from deployments.models import RuleSet as RuleSetRow
 from deployments.selectors import LivePointer, live_pointer, model_by_name, version_by_semver
 from engine.bundle import Bundle, load_bundle
-from engine.errors import InvalidRuleSet, NoModel, SentinelleError
+from engine.errors import InvalidRuleSet, NoModel, NotRegistered, SentinelleError
 from engine.features.live import EMPTY_HISTORY
 from engine.rules import RuleSet
 from engine.scorer import Scorer
@@ -27,6 +27,7 @@ from engine.transaction import decode_score_request
 logger = logging.getLogger(__name__)
 
 LATEST = "latest"
+_NOTHING_LIVE = "No version is live yet: promote one."
 RETRY_SECONDS = 10.0
 """How long after a refusal the same version is tried again: its files may have been restored."""
 
@@ -61,7 +62,7 @@ class LiveModel:
 
     def __init__(self) -> None:
         self._serving: Serving | None = None
-        self._reason = "No version is live yet: promote one."
+        self._reason = _NOTHING_LIVE
         self._refused: tuple[int, int] | None = None
         self._retry_at = 0.0
         self._answered_at = 0.0
@@ -109,9 +110,12 @@ class LiveModel:
 
         Raises DatabaseError or InterfaceError when the registry can't be asked.
         """
-        pointer, reason = _pointer()
+        try:
+            pointer, reason = _pointer(), _NOTHING_LIVE
+        except NotRegistered as error:
+            pointer, reason = None, error.detail
         self._answered_at = time.monotonic()
-        if pointer.version is None:
+        if pointer is None or pointer.version is None:
             self._reason = reason
             return
         wanted = (pointer.version.pk, pointer.rule_set.pk)
@@ -167,16 +171,13 @@ class LiveModel:
 live_model = LiveModel()
 
 
-def _pointer() -> tuple[LivePointer, str]:
-    """What this server should serve, and why there is nothing when there is not."""
+def _pointer() -> LivePointer:
+    """What this server should serve; raises NotRegistered, also for a version it is pinned to."""
     pointer = live_pointer(settings.MODEL_NAME)
     if settings.MODEL_VERSION == LATEST:
-        return pointer, "No version is live yet: promote one."
-    try:
-        model = model_by_name(settings.MODEL_NAME)
-        return pointer._replace(version=version_by_semver(model, settings.MODEL_VERSION)), ""
-    except SentinelleError as error:
-        return pointer._replace(version=None), error.detail
+        return pointer
+    model = model_by_name(settings.MODEL_NAME)
+    return pointer._replace(version=version_by_semver(model, settings.MODEL_VERSION))
 
 
 def _load(version: ModelVersion, rule_set: RuleSetRow, serving: Serving | None) -> Serving:

@@ -41,9 +41,15 @@ class Api:
 
 
 @pytest.fixture
-def registry(transactional_db: None, settings: Any, tmp_path: Path) -> Iterator[None]:
+def artifacts(tmp_path: Path) -> Path:
+    """Where the store is; not made yet."""
+    return tmp_path / "artifacts"
+
+
+@pytest.fixture
+def registry(transactional_db: None, settings: Any, artifacts: Path) -> Iterator[None]:
     """The rows that migrations make, an empty store, and a process that has seen nothing yet."""
-    settings.ARTIFACTS_DIR = str(tmp_path / "artifacts")
+    settings.ARTIFACTS_DIR = str(artifacts)
     bundles.seed_registry()
     live_model.forget()
     key_cache.clear()

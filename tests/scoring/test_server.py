@@ -1,0 +1,369 @@
+"""Under gunicorn, as a real process: parallel callers, promotions under load, sudden deaths."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from http.client import HTTPException
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from django.conf import settings
+from django.db import connection
+
+from deployments import services
+from deployments.models import Alias, ApiKey, RegisteredModel
+from engine.features.kernel import COUNT
+from engine.features.live import decode_events
+from scoring.models import Attempt, Outcome, ScoreRecord
+from tests import bundles
+from tests.scoring.requests import request
+from tests.scoring.server import ROOT, Server, database_url, gunicorn, in_parallel, statuses
+
+# The issue asks for 30 s: LOAD_SECONDS=30 python -m pytest tests/scoring/test_server.py -k load
+LOAD_SECONDS = float(os.environ.get("LOAD_SECONDS", "8"))
+
+
+@pytest.fixture(scope="module")
+def process(
+    django_db_setup: None, django_db_blocker: Any, tmp_path_factory: Any
+) -> Iterator[Server]:
+    """One gunicorn for the whole module: starting it takes seconds. Tests empty its tables."""
+    folder = tmp_path_factory.mktemp("server")
+    with django_db_blocker.unblock(), gunicorn(folder, folder / "artifacts") as running:
+        yield running
+
+
+@pytest.fixture
+def artifacts(process: Server) -> Path:
+    """The store of the running server, emptied."""
+    shutil.rmtree(process.artifacts, ignore_errors=True)
+    return process.artifacts
+
+
+@pytest.fixture
+def server(process: Server, champion: Any) -> Iterator[Server]:
+    """gunicorn with a champion and a key."""
+    _, process.key = services.api_key_create(name="s", scopes=["score"], created_by="test")
+    time.sleep(2 * settings.LIVE_REFRESH_SECONDS + 0.3)  # it may still serve the last test's
+    assert process.health().status == 200, process.log.read_text()
+    yield process
+    process.hang_up()
+
+
+def assert_tables_are_consistent() -> None:
+    """Every attempt has its record, and each wallet counts 1, 2, 3, … in time's order."""
+    attempts = list(Attempt.objects.order_by("id"))
+    records = ScoreRecord.objects.values_list("attempt_id", flat=True)
+    assert sorted(records) == [attempt.pk for attempt in attempts]
+    counts: Counter[str] = Counter()
+    times: dict[str, int] = {}
+    for attempt in attempts:
+        wallet = attempt.source_wallet_id
+        counts[wallet] += 1
+        (event,) = decode_events(bytes(attempt.source_event)).tolist()
+        assert event[COUNT] == counts[wallet]
+        assert attempt.source_time >= times.get(wallet, 0)
+        times[wallet] = attempt.source_time
+
+
+def test_parallel_requests_of_one_wallet_see_all_before_them(server: Server) -> None:
+    bodies = [request(destination_wallet_id=f"shop_{n}") for n in range(50)]
+    assert statuses(in_parallel(50, lambda n: server.score(bodies[n]))) == [200] * 50
+    records = list(ScoreRecord.objects.order_by("attempt"))
+    for name in ("tx_last_10min", "src_tx_count_out_5m", "src_tx_count_out_30d"):
+        assert [record.features[name] for record in records] == list(range(50))
+    for before, record in enumerate(records):
+        assert ("R9" in record.rules_fired) == (before >= 10)
+        assert record.rule_score == (0.3 if before >= 20 else 0.2 if before >= 10 else 0.0)
+
+
+def test_opposite_transfers_never_wait_for_each_other(server: Server) -> None:
+    def work(caller: int) -> list[int]:
+        client = server.connect()
+        wallets = ("alice", "bob") if caller % 2 else ("bob", "alice")
+        names = ("source_wallet_id", "destination_wallet_id")
+        changes = dict(zip(names, wallets, strict=True))
+        return [server.ask(client, "POST", "/score", request(**changes)).status for _ in range(25)]
+
+    started = time.monotonic()
+    assert in_parallel(8, work) == [[200] * 25] * 8
+    assert time.monotonic() - started < 15
+    assert_tables_are_consistent()
+
+
+def test_same_transaction_in_parallel_is_decided_once(server: Server) -> None:
+    body = request(transaction_id="once")
+    replies = in_parallel(16, lambda _: server.score(body))
+    assert statuses(replies) == [200] * 16
+    assert len({reply.body for reply in replies}) == 1
+    assert sum("idempotent-replayed" not in reply.headers for reply in replies) == 1
+    assert Attempt.objects.count() == 1
+
+
+def test_same_id_of_other_wallets_in_parallel_is_given_once(server: Server) -> None:
+    for attempt in range(5):
+        bodies = [
+            request(
+                transaction_id=f"id{attempt}",
+                source_wallet_id=f"a{n}",
+                destination_wallet_id=f"b{n}",
+            )
+            for n in range(16)
+        ]
+        replies = in_parallel(16, lambda n, bodies=bodies: server.score(bodies[n]))
+        assert statuses(replies) == [200] + [409] * 15
+    assert_tables_are_consistent()
+
+
+def test_outcomes_and_scores_in_parallel_keep_the_failures_in_order(server: Server) -> None:
+    for n in range(16):
+        server.score(request(transaction_id=f"t{n}", created_at=f"2026-01-23T12:00:{n:02}Z"))
+
+    def work(caller: int) -> int:
+        if caller % 2:
+            return server.score(request(created_at="2026-01-23T13:00:00Z")).status
+        ended = {"status": "FAILED", "occurred_at": "2026-01-23T12:30:00Z"}
+        reports = [
+            {"transaction_id": f"t{15 - caller}"} | ended,
+            {"transaction_id": f"t{caller}"} | ended,
+        ]
+        client = server.connect()
+        return server.ask(client, "POST", "/outcomes", reports).status
+
+    assert in_parallel(16, work) == [200] * 16
+    told = list(Outcome.objects.order_by("id").values_list("failure_time", "failure_count"))
+    assert [count for _, count in told] == list(range(1, len(told) + 1))
+    assert all(before <= after for (before, _), (after, _) in pairwise(told))
+
+
+class Champions:
+    """When which version was champion."""
+
+    def __init__(self, version: str) -> None:
+        self.moves = [(version, 0.0, 0.0)]
+
+    def move(self, change: Any) -> None:
+        started = time.monotonic()
+        event = change()
+        self.moves.append((f"v{event.to_version.version}", started, time.monotonic()))
+
+    def has_been(self, version: str, since: float, until: float) -> bool:
+        """Whether it may have been champion at some time between the two. While a promotion is
+        being made, both are."""
+        ends = [ended for _, _, ended in self.moves[1:]] + [float("inf")]
+        return any(
+            name == version and started <= until and end >= since
+            for (name, started, _), end in zip(self.moves, ends, strict=True)
+        )
+
+
+def test_load_across_two_promotions_and_a_rollback(server: Server) -> None:
+    for number in ("1.1.0", "1.2.0"):
+        bundles.register(number)
+    model = RegisteredModel.objects.get(name="fraud")
+    move = {"model": model, "actor": "test", "reason": "for a test"}
+    champions = Champions("v1.0.0")
+    ends = time.monotonic() + LOAD_SECONDS
+    replies: list[tuple[float, int, str]] = []
+
+    def load(caller: int) -> None:
+        client = server.connect()
+        while time.monotonic() < ends:
+            body = request(source_wallet_id=f"w{caller}", destination_wallet_id=f"s{caller}")
+            reply = server.ask(client, "POST", "/score", body)
+            version = reply.json().get("model_version", "")
+            replies.append((time.monotonic(), reply.status, version))
+
+    threads = [threading.Thread(target=load, args=(caller,)) for caller in range(8)]
+    for thread in threads:
+        thread.start()
+    for change in (
+        lambda: services.promote(version="1.1.0", **move),
+        lambda: services.promote(version="1.2.0", **move),
+        lambda: services.rollback(**move),
+    ):
+        time.sleep(LOAD_SECONDS / 4)
+        champions.move(change)
+    for thread in threads:
+        thread.join()
+    assert Counter(status for _, status, _ in replies) == {200: len(replies)}
+    assert {version for _, _, version in replies} == {"v1.0.0", "v1.1.0", "v1.2.0"}
+    for at, _, version in replies:
+        assert champions.has_been(version, at - 2.0, at), (version, at, champions.moves)
+    assert replies[-1][2] == "v1.1.0"
+    assert len(replies) > 20 * LOAD_SECONDS
+
+
+def test_worker_killed_in_mid_work_leaves_whole_decisions(server: Server) -> None:
+    answered: dict[str, bytes] = {}
+    unanswered: list[dict[str, Any]] = []
+    ends = time.monotonic() + 4
+
+    def load(caller: int) -> None:
+        client = server.connect()
+        while time.monotonic() < ends:
+            body = request(source_wallet_id=f"w{caller % 3}", destination_wallet_id="shop")
+            try:
+                reply = server.ask(client, "POST", "/score", body)
+                assert reply.status == 200
+                answered[body["transaction"]["transaction_id"]] = reply.body
+            except (OSError, HTTPException):
+                unanswered.append(body)
+                client = server.connect()
+
+    threads = [threading.Thread(target=load, args=(caller,)) for caller in range(8)]
+    for thread in threads:
+        thread.start()
+    for _ in range(3):
+        time.sleep(0.8)
+        os.kill(server.worker_pids()[0], signal.SIGKILL)
+    for thread in threads:
+        thread.join()
+    assert unanswered
+    assert_tables_are_consistent()
+    kept = set(Attempt.objects.values_list("transaction_id", flat=True))
+    assert kept >= answered.keys()
+    for body in unanswered:
+        assert server.score(body).status == 200
+    again = Attempt.objects.count()
+    assert again == len(answered) + len(unanswered)
+    assert_tables_are_consistent()
+
+
+def test_revoked_key_ends_in_every_worker_within_two_seconds(server: Server) -> None:
+    client = server.connect()
+    assert server.ask(client, "POST", "/score", request()).status == 200
+    services.api_key_revoke(key=ApiKey.objects.get())
+    time.sleep(2.1)
+    assert [server.score(request()).status for _ in range(10)] == [401] * 10
+
+
+def test_bundle_spoiled_after_its_promotion_never_serves(server: Server) -> None:
+    row = bundles.register("1.1.0")
+    path = Path(settings.ARTIFACTS_DIR, row.location, "supervised.treelite")
+    alias = Alias.objects.get()
+    path.write_bytes(path.read_bytes()[:-1])
+    Alias.objects.filter(pk=alias.pk).update(version=row)  # promote() would refuse it
+    time.sleep(2)
+    assert {server.score(request()).json()["model_version"] for _ in range(10)} == {"v1.0.0"}
+    lines = server.log.read_text().splitlines()
+    refusals = [line for line in lines if "Refused fraud v1.1.0" in line]
+    assert len(refusals) == 2  # one line in each of the two workers
+    assert all("v1.0.0 keeps serving" in line for line in refusals)
+    assert server.health().status == 200
+
+
+class TestOverTheWire:
+    def send(self, server: Server, head: str, body: bytes) -> bytes:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+            lines = [
+                "POST /score HTTP/1.1", "Host: localhost", f"Authorization: Api-Key {server.key}",
+                "Content-Type: application/json", "Connection: close", head, "", "",
+            ]  # fmt: skip
+            client.sendall("\r\n".join(lines).encode())
+            try:
+                client.sendall(body)
+                client.shutdown(socket.SHUT_WR)
+            except ConnectionError:
+                pass
+            answer = b""
+            while chunk := client.recv(65_536):
+                answer += chunk
+        return answer
+
+    def test_bodies_of_every_shape(self, server: Server) -> None:
+        whole = json.dumps(request()).encode()
+        large = json.dumps(request(city="x" * 10_000_000)).encode()
+        chunk = f"{len(whole):x}\r\n".encode() + whole + b"\r\n0\r\n\r\n"
+        chunks = f"{len(large):x}\r\n".encode() + large + b"\r\n0\r\n\r\n"
+        for head, body, status in (
+            (f"Content-Length: {len(whole)}", whole, 200),
+            ("Transfer-Encoding: chunked", chunk, 200),
+            ("Transfer-Encoding: chunked", chunks, 413),
+            (f"Content-Length: {len(large)}", large, 413),
+            ("Content-Length: 0", b"", 400),
+            (f"Content-Length: {len(whole)}", whole[:-10], 400),
+        ):
+            answer = self.send(server, head, body)
+            assert answer.startswith(f"HTTP/1.1 {status} ".encode()), (head, answer[:300])
+            if status != 200:
+                assert b"application/problem+json" in answer
+        assert Attempt.objects.count() == 1
+
+    def test_other_host_is_refused_as_a_problem(self, server: Server) -> None:
+        client = server.connect()
+        reply = server.ask(client, "POST", "/score", request(), Host="evil.example")
+        assert reply.status == 400
+        assert reply.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.skipif("sqlite" in os.environ["DATABASE_URL"], reason="SQLite has no server to lose")
+def test_database_out_of_reach_is_503_and_comes_back(server: Server) -> None:
+    assert server.score(request()).status == 200
+    name = connection.settings_dict["NAME"]
+    connection.close()
+    with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as admin:
+        admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        try:
+            admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
+            )
+            for _ in range(6):
+                reply = server.score(request())
+                assert reply.status == 503
+                assert reply.json()["code"] == "DATABASE_UNAVAILABLE"
+            time.sleep(4)
+            reply = server.health()
+            assert (reply.status, reply.json()["status"]) == (503, "unhealthy")
+            assert reply.json()["model_version"] == "v1.0.0"
+        finally:
+            admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    time.sleep(1)
+    assert [server.score(request()).status for _ in range(10)] == [200] * 10
+    assert server.health().status == 200
+
+
+WEB_PROCESS = """
+import io, json, sys
+from sentinelle.wsgi import application
+from scoring.live_model import live_model
+live_model.start()
+body = sys.stdin.buffer.read()
+environ = {
+    "REQUEST_METHOD": "POST", "PATH_INFO": "/score", "CONTENT_TYPE": "application/json",
+    "CONTENT_LENGTH": str(len(body)), "wsgi.input": io.BytesIO(body), "SERVER_NAME": "localhost",
+    "SERVER_PORT": "80", "wsgi.url_scheme": "http", "wsgi.errors": sys.stderr,
+    "HTTP_AUTHORIZATION": "Api-Key " + sys.argv[1], "REMOTE_ADDR": "127.0.0.1",
+}
+status = []
+application(environ, lambda line, headers: status.append(line))
+live_model.stop()
+print(json.dumps([status[0], sorted({name.partition(".")[0] for name in sys.modules})]))
+"""
+
+
+def test_web_process_imports_nothing_of_training(champion: Any) -> None:
+    _, key = services.api_key_create(name="s", scopes=["score"], created_by="test")
+    process = subprocess.run(
+        [sys.executable, "-c", WEB_PROCESS, key],
+        input=json.dumps(request()).encode(),
+        capture_output=True,
+        cwd=ROOT,
+        env=os.environ | {"DATABASE_URL": database_url(), "ARTIFACTS_DIR": settings.ARTIFACTS_DIR},
+    )
+    assert process.returncode == 0, process.stderr.decode()
+    status, modules = json.loads(process.stdout)
+    assert status.startswith("200")
+    heavy = {"sklearn", "pandas", "duckdb", "joblib", "pyarrow", "shap", "google"}
+    assert not heavy & set(modules)
