@@ -74,10 +74,10 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | Non
     elif isinstance(exc, exceptions.APIException):
         code = _CODE_OF_STATUS.get(exc.status_code, "INVALID_REQUEST")
         body = problem(code, _detail(exc))
-        if getattr(exc, "auth_header", None):
-            headers["WWW-Authenticate"] = exc.auth_header
-        if getattr(exc, "wait", None):
-            headers["Retry-After"] = str(int(exc.wait) + 1)
+        if auth_header := getattr(exc, "auth_header", None):
+            headers["WWW-Authenticate"] = auth_header
+        if wait := getattr(exc, "wait", None):
+            headers["Retry-After"] = str(int(wait) + 1)
     elif isinstance(exc, (Http404, SuspiciousOperation)):
         code = "NOT_FOUND" if isinstance(exc, Http404) else "INVALID_REQUEST"
         body = problem(code, "There is nothing here." if code == "NOT_FOUND" else "Refused.")

@@ -75,8 +75,8 @@ def manage(*arguments: str) -> None:
 
 def supervisor_config(home: Home) -> str:
     """The supervisor's configuration for this home."""
-    valkey = [get_binary_path(), "--port", "0", "--dir", home.root]
-    celery = [BIN / "celery", "--app", "sentinelle"]
+    valkey: list[str | Path] = [get_binary_path(), "--port", "0", "--dir", home.root]
+    celery: list[str | Path] = [BIN / "celery", "--app", "sentinelle"]
     programs: dict[str, list[str | Path]] = {
         "valkey": [*valkey, "--unixsocket", home.valkey_socket, "--unixsocketperm", "700"],
         "web": [BIN / "gunicorn", "--config", BASE_DIR / "gunicorn.conf.py", "sentinelle.wsgi"],
