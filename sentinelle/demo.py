@@ -159,7 +159,7 @@ def questions(url: str) -> Iterator[Question]:
     )
     yield Question(
         "A transfer above the cap of rule R1 (300)",
-        transaction(wallet, day - timedelta(hours=11), 450.0, "shop-1"),
+        transaction(f"other-{run}", day - timedelta(hours=11), 450.0, "shop-1"),
         "BLOCK by a rule, the models not asked",
         decisions=("BLOCK",),
         mentions="RULE_MAX_AMOUNT",
@@ -174,7 +174,8 @@ def questions(url: str) -> Iterator[Question]:
         "REVIEW or BLOCK",
         decisions=("REVIEW", "BLOCK"),
     )
-    bad = transaction(wallet, day, 10.0, "shop-1", amount="ten", created_at="yesterday")
+    bad = transaction(wallet, day, 10.0, "shop-1")
+    bad["transaction"] |= {"amount": "ten", "created_at": "yesterday"}
     del bad["transaction"]["currency"]
     yield Question(
         "A request with three faults",
