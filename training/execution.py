@@ -50,7 +50,9 @@ def run_execute(run_id: str, *, worker: str) -> None:
         _follow(run, worker, launcher, handle)
     except BaseException as error:
         launcher.cancel(handle)
-        reason = f"The worker was stopped: {error!r}."
+        # Not only errors: a worker that is told to stop raises SystemExit here.
+        failed = isinstance(error, Exception)
+        reason = f"The worker failed: {error!r}." if failed else "The worker was stopped."
         claims.run_fail(run.pk, worker=worker, error=reason, now=timezone.now())
         raise
     finally:

@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, OperationalError, transaction
 from django.utils import timezone
 
 from deployments.models import ModelVersion
@@ -220,7 +220,7 @@ class TestExecute:
         ("behaviour", "stage", "says"),
         [
             ("fail", "split", "The data set has no frauds."),
-            ("crash", "features", "ended without a report (exit status 139)"),
+            ("crash", "features", "(exit status 139: Segmentation fault in a library)"),
             ("silent", "features", "ended without a report (exit status 0)"),
         ],
     )
@@ -295,6 +295,37 @@ class TestExecute:
         assert "PYTHONPATH=" in environment
         for name in ("SECRET_KEY", "DATABASE_URL", "REDIS_URL"):
             assert f"{name}=" not in environment
+
+    def test_a_database_that_is_away_for_a_while_costs_no_run(self, monkeypatch):
+        use_fake_job(monkeypatch, "fail")
+        monkeypatch.setattr("training.execution.POLL_SECONDS", 0.05)
+        away = [OperationalError("the server closed the connection")] * 3
+
+        def heartbeat_or_not(*args, **kwargs):
+            if away:
+                raise away.pop()
+            return beat(*args, **kwargs)
+
+        beat = claims.run_heartbeat
+        monkeypatch.setattr(claims, "run_heartbeat", heartbeat_or_not)
+        assert execute(make_run()).error == "The data set has no frauds."
+        assert away == []
+
+    def test_a_fault_of_ours_fails_the_run_and_ends_the_program(self, monkeypatch):
+        use_fake_job(monkeypatch, "hang")
+        run = make_run()
+
+        def broken(*args, **kwargs):
+            wait_until((Path(run.folder) / "pid").exists)
+            raise ZeroDivisionError("division by zero")
+
+        monkeypatch.setattr(claims, "run_heartbeat", broken)
+        with pytest.raises(ZeroDivisionError):
+            execute(run)
+        run.refresh_from_db()
+        assert run.state == RunState.FAILED
+        assert "division by zero" in run.error
+        assert not is_alive(int((Path(run.folder) / "pid").read_text()))
 
 
 class TestCancelAndRestart:

@@ -56,14 +56,15 @@ class LocalLauncher:
         return LocalHandle(process, output, run_folder)
 
     def poll(self, handle: LocalHandle) -> str | None:
-        """Return None while it runs, then “exit status 1” or “killed by SIGKILL”."""
+        """Return None while it runs, then “exit status 1: the last line that it printed” or
+        “killed by SIGKILL”."""
         status = handle.process.poll()
         if status is None:
             return None
-        self._keep_output(handle)
-        if status >= 0:
-            return f"exit status {status}"
-        return f"killed by {signal.Signals(-status).name}"
+        last_line = self._keep_output(handle)
+        if status < 0:
+            return f"killed by {signal.Signals(-status).name}"
+        return f"exit status {status}: {last_line}" if last_line else f"exit status {status}"
 
     def cancel(self, handle: LocalHandle) -> None:
         """End the whole process group: asked first, killed after five seconds."""
@@ -81,16 +82,19 @@ class LocalLauncher:
         names = sorted(folder.list("log"))
         return "".join(folder.read(name).decode(errors="replace") for name in names)
 
-    def _keep_output(self, handle: LocalHandle) -> None:
-        """Put the end of what the child printed, if anything, into its run folder, once."""
+    def _keep_output(self, handle: LocalHandle) -> str:
+        """Put the end of what the child printed, if anything, into its run folder, once. Returns
+        its last line."""
         if handle.output.closed:
-            return
+            return ""
         size = handle.output.seek(0, os.SEEK_END)
         handle.output.seek(max(0, size - OUTPUT_LIMIT))
-        text = handle.output.read()
+        text = handle.output.read().strip()
         handle.output.close()
-        if text:
-            open_store(handle.run_folder).write(OUTPUT, text)
+        if not text:
+            return ""
+        open_store(handle.run_folder).write(OUTPUT, text + b"\n")
+        return text.splitlines()[-1].decode(errors="replace")
 
 
 def _environment() -> dict[str, str]:
