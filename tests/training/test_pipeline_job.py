@@ -122,8 +122,7 @@ def test_a_finished_run_stays_finished(tmp_path, dataset, start):
 
 
 def test_of_two_starts_at_once_one_has_the_run(tmp_path):
-    folder = tmp_path / "run"
-    folder.mkdir()
+    folder = write_spec(tmp_path / "run", tmp_path)
     outcomes: list[str] = []
 
     def claim(name: str) -> None:
@@ -209,16 +208,14 @@ def test_progress_beats_and_only_grows(tmp_path, dataset, start):
     assert fractions[-1] == 1.0 or progress(folder)["fraction"] == 1.0
 
 
-def test_a_run_folder_without_a_spec_says_so(tmp_path, start):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    assert start(folder).wait(60) == 1
-    assert report(folder)["error"] == "The run folder has no spec.json."
+def test_without_a_spec_nothing_is_touched(tmp_path, start):
+    assert start(tmp_path).wait(60) == 2
+    assert "no spec.json" in (tmp_path / "output.txt").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["output.txt"]
 
 
 def test_a_folder_that_can_not_be_written_any_more_stops_the_work(tmp_path):
-    store = LocalStore(tmp_path / "run")
-    folder = RunFolder(store, "e1")
+    folder = RunFolder(LocalStore(write_spec(tmp_path / "run", tmp_path)), "e1")
     folder.claim()
     lost: list[str] = []
     with Heartbeat(folder, lost.append, seconds=0.05):
@@ -228,7 +225,7 @@ def test_a_folder_that_can_not_be_written_any_more_stops_the_work(tmp_path):
 
 
 def test_log_lines_are_kept_in_order_and_never_twice(tmp_path):
-    folder = RunFolder(LocalStore(tmp_path), "e1")
+    folder = RunFolder(LocalStore(write_spec(tmp_path, tmp_path)), "e1")
     folder.claim()
 
     def write(name: str) -> None:

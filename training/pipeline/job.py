@@ -21,7 +21,7 @@ from typing import Any
 from engine.errors import SentinelleError
 from engine.store import open_store
 from training.pipeline.memory import peak_memory_mb
-from training.pipeline.run_folder import ClaimRefused, Heartbeat, RunFolder
+from training.pipeline.run_folder import Heartbeat, RunFolder
 from training.pipeline.spec import RunSpec
 
 SUCCEEDED = 0
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = RunFolder(open_store(options.run_folder), options.execution)
     try:
         folder.claim()
-    except ClaimRefused as refusal:
+    except SentinelleError as refusal:
         print(refusal.detail, file=sys.stderr)
         return REFUSED
     if options.parent_pid is not None:
@@ -51,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _watch_signals(folder)
     with Heartbeat(folder, lambda reason: _abandon(folder, reason)):
         status, report = execute(folder)
-    folder.finish(report)
-    return status
+    # A signal may have had its report written first.
+    return status if folder.finish(report) else FAILED
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

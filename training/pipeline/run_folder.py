@@ -16,18 +16,19 @@ from typing import Any
 
 import msgspec
 
-from engine.errors import ObjectMissing, SentinelleError
+from engine.errors import SentinelleError
 from engine.store import Store
-from training.pipeline.spec import InvalidSpec, RunSpec, decode_spec
+from training.pipeline.spec import RunSpec, decode_spec
 
 HEARTBEAT_SECONDS = 2.0
+SPEC = "spec.json"
 BUNDLE = "bundle"
 PREDICTIONS = "predictions.parquet"
 REPORT = "report.json"
 
 
 class ClaimRefused(SentinelleError):
-    """The run belongs to another execution, or is already finished."""
+    """There is no run, it belongs to another execution, or it is already finished."""
 
     code = "RUN_CLAIMED"
 
@@ -57,18 +58,17 @@ class RunFolder:
         self._chunk = 0
 
     def read_spec(self) -> RunSpec:
-        """Raises: InvalidSpec: `spec.json` is missing or malformed."""
-        try:
-            return decode_spec(self.store.read("spec.json"))
-        except ObjectMissing:
-            raise InvalidSpec("The run folder has no spec.json.") from None
+        """Raises: InvalidSpec: `spec.json` is malformed."""
+        return decode_spec(self.store.read(SPEC))
 
     def claim(self) -> None:
         """Take the run, and clear what a killed attempt of this execution left.
 
         Raises:
-            ClaimRefused: another execution has it, or it has its report.
+            ClaimRefused: another execution has it, it has its report, or there is no `spec.json`.
         """
+        if not self.store.exists(SPEC):
+            raise ClaimRefused("There is no spec.json in the run folder.")
         if self.store.exists(REPORT):
             raise ClaimRefused("This run is finished: it has a report. Start a new run instead.")
         claim = _encode(
