@@ -69,8 +69,9 @@ class Command(SentinelleCommand):
         else:
             raise CommandError("Give --dataset and --version, or --restart, or --follow.")
         data = run.dataset
+        part = f"the last {run.sample:,} of " if run.sample else ""
         self.stdout.write(
-            f"Run {run.pk}: {run.model.name} v{run.version} on “{data.name}” ({data.rows:,} "
+            f"Run {run.pk}: {run.model.name} v{run.version} on “{data.name}” ({part}{data.rows:,} "
             f"transactions, {data.fraud_rate:.2%} frauds), rules “{run.rule_set.name}”."
         )
         return run
