@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
+from uuid import UUID
 
 from django.apps import apps
 from django.conf import settings
@@ -69,6 +70,7 @@ def register(
     review: float = 0.5,
     block: float = 0.8,
     trees: int = 20,
+    training_run_id: UUID | None = None,
 ) -> ModelVersion:
     """Write and register a version of “fraud”; it is not promoted."""
     rule_set = RuleSet.objects.get(name=rules)
@@ -82,7 +84,7 @@ def register(
         manifest_sha256=digest,
         metrics=metrics,
         deployable=deployable,
-        training_run_id=None,
+        training_run_id=training_run_id,
         rule_set=rule_set,
         created_by="test",
     )

@@ -35,7 +35,7 @@ _FACTS = (
     "thresholds_text",
     "tuned_with",
     "measured_on",
-    "run",
+    "training_run",
     "created_at",
     "created_by",
     "size",
@@ -82,7 +82,7 @@ class ModelVersionAdmin(MovesAdmin):
         "tuned_with",
         "size",
         "made",
-        "run",
+        "training_run",
     ]
     list_filter = ["model", "deployable", "rule_set", "created_at", "created_by"]
     search_fields = ["version", "model__name", "rule_set__name", "created_by", "manifest_sha256"]
@@ -138,8 +138,9 @@ class ModelVersionAdmin(MovesAdmin):
         by = format_html('<br><span class="hint">by {}</span>', version.created_by)
         return format_html("{} {}", moment(version.created_at), by if version.created_by else "")
 
+    # Not “run”: that is the relation from the training app, which the admin would show instead.
     @admin.display(description="run")
-    def run(self, version: ModelVersion) -> str:
+    def training_run(self, version: ModelVersion) -> str:
         if version.training_run_id is None:
             return "–"
         address = reverse("admin:training_trainingrun_change", args=[version.training_run_id])

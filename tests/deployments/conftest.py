@@ -20,3 +20,9 @@ def fraud(db, artifacts_dir: Path) -> RegisteredModel:
     """The model “fraud”, without versions, over an empty artefact store."""
     bundles.seed_registry()
     return selectors.model_by_name("fraud")
+
+
+@pytest.fixture(autouse=True)
+def _fast_passwords(settings) -> None:
+    """Hashing a password takes half a second on purpose; these tests log in often."""
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
