@@ -246,6 +246,11 @@ def test_no_fraud_at_all_is_refused_by_name(tmp_path):
     assert "no fraud: none of its 3,000 rows" in report["error"]
 
 
+def test_an_empty_data_set_is_refused(tmp_path):
+    columns = {name: values[:0] for name, values in make_columns(300).items()}
+    assert failure(tmp_path, columns)["error"] == "The data set has no rows."
+
+
 def test_too_few_rows_are_refused_with_both_numbers(tmp_path):
     report = failure(tmp_path, make_columns(120, fraud_rate=0.2))
     assert "too small: 120 rows" in report["error"]

@@ -155,6 +155,8 @@ def _read_columns(path: Path, sample: int | None) -> pa.Table:
 
 
 def _check_required(table: pa.Table) -> None:
+    if not len(table):
+        raise InvalidDataset("The data set has no rows.")
     for name in REQUIRED:
         if nulls := table.column(name).null_count:
             raise InvalidDataset(f"{nulls:,} rows of the data set have no {name}.")
@@ -191,9 +193,8 @@ def _text(table: pa.Table, name: str) -> Text:
     if name not in table.column_names:
         return Text(np.full(len(table), -1, np.int32), ())
     encoded = table.column(name).cast(pa.string()).dictionary_encode().unify_dictionaries()
-    codes = [_indices(chunk) for chunk in encoded.chunks]
-    names = encoded.chunk(0).dictionary.to_pylist() if codes else []
-    return Text(np.concatenate(codes) if codes else np.empty(0, np.int32), tuple(names))
+    codes = np.concatenate([_indices(chunk) for chunk in encoded.chunks])
+    return Text(codes, tuple(encoded.chunk(0).dictionary.to_pylist()))
 
 
 def _indices(chunk: Any) -> NDArray[np.int32]:
