@@ -171,6 +171,11 @@ def _standing_rule_sets(model: RegisteredModel) -> QuerySet[RuleSetEvent]:
     ).select_related("from_rule_set", "to_rule_set")
 
 
+def any_api_key() -> bool:
+    """Whether a key was ever made, revoked ones included."""
+    return ApiKey.objects.exists()
+
+
 def api_key_find(plain_key: str) -> ApiKey | None:
     """The key that is valid now, or None."""
     return ApiKey.objects.filter(sha256=ApiKey.digest(plain_key), revoked_at=None).first()

@@ -95,6 +95,11 @@ def test_a_key_alone_goes_to_standard_output(fraud):
     assert selectors.api_key_find(run("create_api_key", "probe").strip()).scopes == ["score"]
 
 
+def test_if_none_makes_the_first_key_only(fraud):
+    assert run("create_api_key", "first key", "--if-none").startswith("sk_")
+    assert run("create_api_key", "first key", "--if-none") == ""
+
+
 @pytest.mark.parametrize("command", ["promote", "rollback", "create_api_key", "rules"])
 def test_help_has_examples(command, capsys):
     with pytest.raises(SystemExit) as ended:

@@ -4,7 +4,7 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
-from deployments import services
+from deployments import selectors, services
 from deployments.management.base import SentinelleCommand, system_user
 from deployments.models import Scope
 
@@ -38,7 +38,13 @@ Send it as `Authorization: Api-Key KEY`. Keys are revoked in the admin."""
             help="what it may do: " + ", ".join(Scope.values) + " (default: score)",
         )
 
+        parser.add_argument(
+            "--if-none", action="store_true", help="do nothing where a key was ever made"
+        )
+
     def handle(self, *_args: Any, **options: Any) -> None:
+        if options["if_none"] and selectors.any_api_key():
+            return
         key, plain_key = services.api_key_create(
             name=options["name"],
             scopes=options["scope"] or [Scope.SCORE.value],
