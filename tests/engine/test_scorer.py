@@ -215,6 +215,49 @@ def test_the_history_reaches_the_rules(bundle: Bundle) -> None:
     assert fixed(bundle).score(request(), blocked).reasons == ("RULE_RECIDIVISM",)
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"transaction.destination_wallet_id": "wallet_001"}, "RULE_SELF_TRANSFER"),
+        ({"context.source_wallet.balance": 39.99}, "RULE_INSUFFICIENT_FUNDS"),
+        ({"context.source_wallet.status": "locked"}, "RULE_ACCOUNT_LOCKED"),
+        ({"context.user.status": "locked"}, "RULE_ACCOUNT_LOCKED"),
+        ({"context.destination_wallet.status": "locked"}, "RULE_DESTINATION_LOCKED"),
+        (
+            {"context.source_wallet.account_age_minutes": 59, "transaction.amount": 51},
+            "RULE_NEW_ACCOUNT_ACTIVITY",
+        ),
+        (
+            {"context.user.risk_level": "high", "transaction.amount": 51},
+            "RULE_HIGH_RISK_PROFILE",
+        ),
+        (
+            {"transaction.created_at": "2026-01-23T01:00:00Z", "transaction.amount": 61},
+            "RULE_ODD_HOUR",
+        ),
+    ],
+)
+def test_each_part_of_the_request_reaches_its_rule(
+    bundle: Bundle, changes: dict[str, Any], reason: str
+) -> None:
+    decision = fixed(bundle).score(request(changes), EMPTY_HISTORY)
+    assert decision.reasons == (reason,)
+
+
+def test_countries_are_those_before_the_effective_time(bundle: Bundle) -> None:
+    month = 31 * 24 * 60 * MINUTE
+    events = decode_events(b"")
+    for at, country in ((NOW - month, "DE"), (NOW, "FR")):
+        event = next_event(
+            events, created_at_us=at, amount=1, destination=1,
+            country=country_code(country), blocked=False,
+        )  # fmt: skip
+        events = decode_events(events.tobytes() + event)
+    late = request({"transaction.created_at": "2025-12-24T00:00:00Z"})
+    decision = fixed(bundle).score(late, SourceHistory(events, NO_EDGES, NO_FAILURES))
+    assert decision.features["user_country_history"] == ["FR"]
+
+
 def test_a_late_transaction_takes_its_place_at_the_end(bundle: Bundle) -> None:
     late = request({"transaction.created_at": "2025-01-01T00:00:00Z"})
     decision = fixed(bundle).score(late, HABIT)
