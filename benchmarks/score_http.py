@@ -109,7 +109,7 @@ def score_requests(key: str, wallets: int) -> Iterator[bytes]:
     weights = 1 / np.arange(1, wallets + 1)
     created_at = datetime.now(UTC).isoformat()
     chosen = cycle(rng.choice(wallets, 100_000, p=weights / weights.sum()).tolist())
-    amounts = cycle(rng.integers(1, 250, 9_973).tolist())
+    amounts = cycle(rng.integers(1, 60, 9_973).tolist())  # the models are asked, too
     payees = cycle(rng.integers(0, 50, 9_967).tolist())
     for number in count():
         body = {

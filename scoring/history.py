@@ -125,6 +125,7 @@ class Turn:
         self._cursor = cursor
         self._subject = subject
         self._events = b""
+        """Newest first, as the index is read."""
         self._failures = NO_FAILURES
         self.is_known = False
         """Whether the transaction id was recorded before."""
@@ -132,7 +133,7 @@ class Turn:
 
     def history(self) -> SourceHistory:
         """The source wallet's history up to this transaction."""
-        events = decode_events(self._events)
+        events = np.ascontiguousarray(decode_events(self._events)[::-1])
         now = effective_time(self._subject.created_at_us, events)
         return SourceHistory(events, self._edges(windows_to_seek(events, now), now), self._failures)
 
@@ -164,8 +165,8 @@ class _PostgreSQL(Turn):
         "SELECT pg_advisory_xact_lock(%s), pg_advisory_xact_lock(%s); "
         f"SELECT ({_FIND_ATTEMPT}), tail.events, {{failures}} FROM ("
         "SELECT max(source_time) AS latest, "
-        f"string_agg(source_event, ''::bytea ORDER BY source_time, id) AS events FROM ({_TAIL}) t"
-        ") tail"
+        "string_agg(source_event, ''::bytea ORDER BY source_time DESC, id DESC) AS events "
+        f"FROM ({_TAIL}) t) tail"
     ).format(
         failures=", ".join(
             _FAILURES.format(before=before)
@@ -216,7 +217,7 @@ class _SQLite(Turn):
         self.is_known = self._value(_FIND_ATTEMPT, subject.transaction_id) is not None
         self._cursor.execute(_TAIL, [subject.source_wallet_id])
         rows = self._cursor.fetchall()
-        self._events = b"".join(event for _, _, event in reversed(rows))
+        self._events = b"".join(event for _, _, event in rows)
         now = max(subject.created_at_us, rows[0][0]) if rows else subject.created_at_us
         self._read_failures(now)
 
@@ -250,14 +251,32 @@ def open_turn(subject: Transaction) -> Iterator[Turn]:
             serial.open()
             yield serial
         return
-    with connection.cursor() as cursor:
-        turn = _PostgreSQL(cursor, subject)
-        try:
-            turn.open()
-            yield turn
-        finally:
-            if turn.is_open:
-                turn.abandon()
+    turn = _open_on_postgresql(subject)
+    try:
+        yield turn
+    finally:
+        if turn.is_open:
+            turn.abandon()
+
+
+def _open_on_postgresql(subject: Transaction) -> _PostgreSQL:
+    """Open a turn; once more on a new connection when the server had closed this one.
+
+    That replaces Django's check of the connection, a query in front of every first query: nothing
+    was written yet, so the attempt itself is the check.
+    """
+    connection.health_check_done = True
+    turn = _PostgreSQL(connection.cursor(), subject)
+    try:
+        turn.open()
+    except BaseException:
+        if not connection.connection.closed:
+            turn.abandon()
+            raise
+        connection.close()
+        turn = _PostgreSQL(connection.cursor(), subject)
+        turn.open()
+    return turn
 
 
 def stored_decision(transaction_id: str) -> StoredDecision | None:

@@ -15,7 +15,7 @@ class Attempt(ImmutableModel):
     """One transaction as history knows it. `id` is the sequence in which it was accepted."""
 
     id = models.BigAutoField(primary_key=True)
-    transaction_id = models.CharField(max_length=64, unique=True)
+    transaction_id = models.CharField(max_length=64)
     source_wallet_id = models.CharField(max_length=64)
     destination_wallet_id = models.CharField(max_length=64)
     source_time = models.BigIntegerField(help_text="Place in the source wallet's timeline, µs")
@@ -23,6 +23,10 @@ class Attempt(ImmutableModel):
 
     class Meta:
         default_permissions = ("view",)
+        # Not unique=True, which on PostgreSQL adds a second index, for LIKE.
+        constraints = [
+            models.UniqueConstraint(fields=["transaction_id"], name="attempt_transaction"),
+        ]
         indexes = [
             models.Index(fields=["source_wallet_id", "source_time", "id"], name="attempt_source"),
         ]

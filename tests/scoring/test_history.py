@@ -1,19 +1,25 @@
 """What live computes from its tables is what training computes from the same sequence."""
 
 import json
+import os
 import random
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
+import psycopg
 import pytest
+from django.db import connection
+from psycopg.pq import TransactionStatus
 
 from engine.features.catalogue import CATALOGUE
 from engine.features.replay import NEVER, replay
 from engine.transaction import amount_to_units, country_code, wallet_code
-from scoring import services
+from scoring import history, services
 from scoring.live_model import live_model
 from scoring.models import Outcome, ScoreRecord
+from tests.scoring.conftest import Api
 from tests.scoring.requests import request
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -123,3 +129,38 @@ def test_failures_of_one_request_are_in_the_order_of_their_transactions(scoring:
     for hour in (23, 24, 25, 26, 27, 28):
         traffic.send("w", START + timedelta(hours=hour))
     assert_live_equals_replay(traffic)
+
+
+@pytest.mark.skipif("sqlite" in os.environ["DATABASE_URL"], reason="SQLite has no connections")
+class TestConnections:
+    def test_one_that_the_server_closed_is_replaced_without_a_failed_request(
+        self, scoring: None
+    ) -> None:
+        traffic = Traffic(seed=4)
+        traffic.send("w", START)
+        with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as admin:
+            pid = connection.connection.info.backend_pid
+            admin.execute("SELECT pg_terminate_backend(%s)", [pid])
+        time.sleep(0.2)
+        traffic.send("w", START)
+        assert ScoreRecord.objects.count() == 2
+
+    def test_wallet_that_is_held_too_long_is_503_and_leaves_no_open_transaction(
+        self, api: Api, monkeypatch: Any
+    ) -> None:
+        short = history._PostgreSQL._OPEN.replace("'5s'", "'200ms'")
+        monkeypatch.setattr(history._PostgreSQL, "_OPEN", short)
+        other = connection.copy()
+        try:
+            with other.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_lock(%s)", [wallet_code("alice")])
+            started = time.monotonic()
+            response = api.score(request(source_wallet_id="alice"))
+            assert time.monotonic() - started < 1
+            assert response.status_code == 503
+            assert response.json()["code"] == "DATABASE_UNAVAILABLE"
+            assert connection.connection.info.transaction_status == TransactionStatus.IDLE
+            assert api.score(request(source_wallet_id="x")).status_code == 200
+        finally:
+            other.close()
+        assert api.score(request(source_wallet_id="alice")).status_code == 200
