@@ -17,8 +17,8 @@ from tests.training.pipeline_support import make_columns, write_dataset, write_s
 from training.pipeline.run_folder import ClaimRefused, Heartbeat, RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
-# Never better, so every tree is fitted: long enough to be met in mid-work.
-LONG = {"supervised": {"max_iter": 300, "learning_rate": 0.0001}}
+# A forest that takes half a minute to grow: long enough to be met in mid-work on any machine.
+LONG = {"supervised": {"max_iter": 5}, "unsupervised": {"n_estimators": 10_000}}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def progress(folder: Path) -> dict:
 
 
 def at_work(folder: Path) -> Callable[[], bool]:
-    return lambda: progress(folder)["stage"] == "supervised"
+    return lambda: progress(folder)["stage"] == "unsupervised"
 
 
 def report(folder: Path) -> dict:
@@ -157,7 +157,7 @@ def test_a_run_told_to_stop_reports_it_at_once(tmp_path, dataset, start):
     process.terminate()
     assert process.wait(10) == 1
     assert report(folder)["status"] == "failed"
-    assert report(folder)["stage"] == "supervised"
+    assert report(folder)["stage"] == "unsupervised"
     assert "told to stop (SIGTERM)" in report(folder)["error"]
 
 

@@ -101,13 +101,13 @@ class RunFolder:
         rows: int | None = None,
         message: str | None = None,
     ) -> None:
-        """Note how far the run is; the next heartbeat writes it. What is not given stays."""
+        """Note how far the run is, for the next flush. What is not given stays."""
         given = {"stage": stage, "fraction": fraction, "rows": rows, "message": message}
         with self._lock:
             self._progress.update({key: value for key, value in given.items() if value is not None})
 
     def log(self, line: str) -> None:
-        """Add a line, with its time, to the log; the next heartbeat writes it."""
+        """Add a line, with its time, to the log, for the next flush."""
         with self._lock:
             self._lines.append(f"{_now()} {line}\n")
 

@@ -70,6 +70,7 @@ class Progress:
         self._begin, self._end = self._end, ENDS[name]
         self.folder.progress(stage=name, fraction=self._begin, message="")
         self.folder.log(f"{name}: started")
+        self.folder.flush()
         started = time.monotonic()
         yield
         self.timings[name] = round(time.monotonic() - started, 3)
