@@ -45,7 +45,7 @@ from training.pipeline.simulate_people import (
 )
 
 FRAUD_SHARE = 0.005
-LOOKALIKE_SHARE = 0.06
+LOOKALIKE_SHARE = 0.13
 CHUNK = 262_144
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
 DEFAULT_START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -139,7 +139,7 @@ def _in_order(world: World, payments: Payments) -> Payments:
 
 def _settle(random: Random, world: World, payments: Payments) -> Ledger:
     """Walk the payments once, moving the money."""
-    start = np.exp(random.normal(np.log(25), 0.7, world.wallets))
+    start = np.exp(random.normal(np.log(35), 0.6, world.wallets))
     start[: world.people] *= np.exp(world.typical)
     start = start.astype(np.int64)
     start[world.people :] = _working_capital(world, payments)
@@ -186,10 +186,10 @@ def _walk(
         if share[row] >= 0:
             pay = min(pay, max(np.int64(share[row] * have), np.int64(100)))
         if pay > have:
-            if luck[row] < 0.02 or have < 20:
+            if luck[row] < 0.01 or have < 3:
                 status[row] = FAILED
             else:
-                pay = max(np.int64(have * (0.2 + 0.6 * luck[row])), np.int64(10))
+                pay = max(np.int64(have * (0.05 + 0.35 * luck[row])), np.int64(1))
         amount[row] = pay
         if status[row] == SUCCESS:
             balances[source[row]] -= pay
@@ -204,6 +204,7 @@ def _tables(
     names = pa.array([f"w{number:08x}" for number in _scrambled(random, world.wallets)])
     users = pa.array([f"u{number:08x}" for number in _scrambled(random, world.wallets)])
     risk = random.choice(3, world.wallets, p=[0.86, 0.125, 0.015]).astype(np.int8)
+    risk[world.people :] = 0
     risk[world.mules[random.random(len(world.mules)) < 0.1]] = 2
     epoch_ms = round(start.timestamp() * 1_000)
     count = ledger.payments.rows

@@ -55,23 +55,24 @@ def honest_episodes(random: Random, world: World, count: int) -> Payments:
     balance, a new country), so that no trait alone gives a fraud away; the last three share all.
     """
     makers = (
-        (0.16, sprees),
+        (0.13, sprees),
         (0.10, nights_out),
-        (0.14, retries),
+        (0.15, retries),
         (0.16, settling_up),
         (0.14, large_regular_transfers),
-        (0.08, arrivals),
-        (0.08, trials),
-        (0.06, big_transfers),
-        (0.04, subscriptions),
-        (0.04, passing_on),
+        (0.13, moving_in),
+        (0.07, arrivals),
+        (0.06, trials),
+        (0.022, big_transfers),
+        (0.015, subscriptions),
+        (0.023, passing_on),
     )
     return _exactly(random, world, count, makers)
 
 
 def fraud_episodes(random: Random, world: World, count: int) -> Payments:
     """Exactly `count` fraudulent payments of the four kinds."""
-    makers = ((0.47, takeovers), (0.15, drains), (0.38, card_tests))
+    makers = ((0.51, takeovers), (0.15, drains), (0.34, card_tests))
     return _exactly(random, world, count, makers)
 
 
@@ -212,7 +213,7 @@ def big_transfers(random: Random, world: World, episodes: int) -> Payments:
 def large_regular_transfers(random: Random, world: World, episodes: int) -> Payments:
     """Rent, support for relatives: much of the balance, but always to the same people."""
     payer = _people(random, world, episodes)
-    steps = _steps(random.choice([1, 2, 3, 4], episodes))
+    steps = _steps(random.integers(1, 7, episodes))
     source = payer[steps.episode]
     time = _times(
         random, _starts(random, world, payer), steps, np.full(episodes, 6.0 * MINUTE), 1.0
@@ -225,14 +226,14 @@ def large_regular_transfers(random: Random, world: World, episodes: int) -> Paym
         random.choice([7_900, 12_000, 15_000, 19_500], len(time)),
         TRANSFER,
         whereabouts(world, source, time),
-        share=random.uniform(0.2, 0.9, len(time)).astype(np.float32),
+        share=random.uniform(0.2, 0.8, len(time)).astype(np.float32),
     )
 
 
 def settling_up(random: Random, world: World, episodes: int) -> Payments:
     """Small debts paid back to several people after a week together, at any hour."""
     payer = _people(random, world, episodes)
-    steps = _steps(random.integers(3, 8, episodes))
+    steps = _steps(random.integers(3, 13, episodes))
     source = payer[steps.episode]
     start = _night_starts(random, world, payer, 0.15)
     time = _times(random, start, steps, np.full(episodes, 5.0 * MINUTE), 1.2)
@@ -250,6 +251,25 @@ def settling_up(random: Random, world: World, episodes: int) -> Payments:
 def sprees(random: Random, world: World, episodes: int) -> Payments:
     """A Saturday in town: several shops within the hour or two, well above habit."""
     return _shopping(random, world, _people(random, world, episodes), night=0.0)
+
+
+def moving_in(random: Random, world: World, episodes: int) -> Payments:
+    """A flat furnished in an afternoon: most of the balance, in shops never visited before."""
+    payer = _people(random, world, episodes)
+    steps = _steps(random.integers(2, 8, episodes))
+    source = payer[steps.episode]
+    start = _night_starts(random, world, payer, 0.1)
+    time = _times(random, start, steps, np.full(episodes, 9.0 * MINUTE), 1.0)
+    return _payments(
+        time,
+        source,
+        popular(random, world.shops, len(time)),
+        random.choice([7_900, 12_000, 15_000, 19_500], len(time)),
+        PAYMENT,
+        whereabouts(world, source, time),
+        share=random.uniform(0.1, 0.6, len(time)).astype(np.float32),
+        status=np.where(random.random(len(time)) < 0.05, FAILED, 0),
+    )
 
 
 def nights_out(random: Random, world: World, episodes: int) -> Payments:
@@ -272,7 +292,7 @@ def _shopping(
 ) -> Payments:
     episodes = len(payer)
     start = _night_starts(random, world, payer, night) if start is None else start
-    steps = _steps(random.integers(3, 8, episodes))
+    steps = _steps(random.integers(3, 13, episodes))
     source = payer[steps.episode]
     gap = np.exp(random.normal(np.log(8 * MINUTE), 0.8, episodes))
     time = _times(random, start, steps, gap, 0.8)
@@ -296,7 +316,7 @@ def _shopping(
 def retries(random: Random, world: World, episodes: int) -> Payments:
     """One ordinary payment tried several times: a bad connection, a wrong code."""
     payer = _people(random, world, episodes)
-    steps = _steps(random.integers(2, 6, episodes))
+    steps = _steps(random.integers(2, 9, episodes))
     source = payer[steps.episode]
     time = _times(
         random, _starts(random, world, payer), steps, np.full(episodes, 1.0 * MINUTE), 0.8
@@ -403,17 +423,17 @@ def takeovers(random: Random, world: World, episodes: int) -> Payments:
     """
     victim = _people(random, world, episodes)
     start = _night_starts(random, world, victim, 0.3)
-    steps = _steps(random.integers(3, 9, episodes))
+    steps = _steps(random.integers(4, 11, episodes))
     source = victim[steps.episode]
-    slow = random.random(episodes) < 0.4
+    slow = random.random(episodes) < 0.25
     gap = np.where(slow, 1.5 * HOUR, 4.0 * MINUTE)
     time = _times(random, start, steps, gap, 0.9)
-    country = _thief_country(random, world, victim, start, 0.3)[steps.episode]
-    gift_cards = (random.random(episodes) < 0.3)[steps.episode]
+    country = _thief_country(random, world, victim, start, 0.45)[steps.episode]
+    gift_cards = (random.random(episodes) < 0.15)[steps.episode]
     mule = _mules(random, world, victim)
     other = _mules(random, world, source)
-    payee = np.where(random.random(len(time)) < 0.7, mule[steps.episode], other)
-    careful = (random.random(episodes) < 0.35)[steps.episode]
+    payee = np.where(random.random(len(time)) < 0.4, mule[steps.episode], other)
+    careful = (random.random(episodes) < 0.2)[steps.episode]
     taken = _payments(
         time,
         source,
@@ -426,7 +446,7 @@ def takeovers(random: Random, world: World, episodes: int) -> Payments:
         np.where(gift_cards, PAYMENT, TRANSFER),
         country,
         share=np.where(careful, -1, random.uniform(0.15, 0.7, len(time))).astype(np.float32),
-        status=np.where(random.random(len(time)) < 0.08, FAILED, 0),
+        status=np.where(random.random(len(time)) < 0.15, FAILED, 0),
         kind=TAKEOVER,
     )
     chained = steps.last & ~gift_cards & (random.random(len(time)) < 0.5)
@@ -436,7 +456,7 @@ def takeovers(random: Random, world: World, episodes: int) -> Payments:
 def drains(random: Random, world: World, episodes: int) -> Payments:
     """The victim is talked into paying most of the balance to a payee never seen before."""
     victim = _people(random, world, episodes)
-    steps = _steps(random.choice([1, 2, 2, 3], episodes))
+    steps = _steps(random.choice([1, 2, 3, 4], episodes))
     source = victim[steps.episode]
     time = _times(
         random, _starts(random, world, victim), steps, np.full(episodes, 12.0 * MINUTE), 1.0
@@ -497,10 +517,10 @@ def _chains(random: Random, world: World, taken: Payments, rows: Times) -> tuple
 def card_tests(random: Random, world: World, episodes: int) -> Payments:
     """Stolen credentials tried with tiny payments, quickly or in a trickle, then one real one."""
     victim = _people(random, world, episodes)
-    start = _night_starts(random, world, victim, 0.25)
-    steps = _steps(random.integers(4, 12, episodes))
+    start = _night_starts(random, world, victim, 0.15)
+    steps = _steps(random.integers(5, 14, episodes))
     source = victim[steps.episode]
-    trickle = random.random(episodes) < 0.45
+    trickle = random.random(episodes) < 0.2
     gap = np.where(trickle, 1.2 * HOUR, 2.0 * MINUTE)
     time = _times(random, start, steps, gap, 0.9)
     prize = steps.last & (random.random(episodes) < 0.5)[steps.episode]
@@ -513,10 +533,10 @@ def card_tests(random: Random, world: World, episodes: int) -> Payments:
         np.where(
             prize,
             _habitual(random, world, source, np.full(len(time), 6.0)),
-            20 + random.random(len(time)) ** 2 * 600,
+            10 + random.random(len(time)) ** 2 * 300,
         ),
         PAYMENT,
-        _thief_country(random, world, victim, start, 0.3)[steps.episode],
+        _thief_country(random, world, victim, start, 0.2)[steps.episode],
         status=np.where(fails, FAILED, 0),
         kind=CARD_TESTING,
     )

@@ -149,7 +149,9 @@ def create_world(random: Random, rows: int, days: int) -> World:
         home=home,
         opened=opened,
         activity=(activity / activity.sum()).astype(np.float32),
-        typical=random.normal(np.log(800), 0.75, people).astype(np.float32),
+        typical=np.minimum(random.normal(np.log(750), 0.75, people), np.log(2_200)).astype(
+            np.float32
+        ),
         spread=random.uniform(0.5, 0.95, people).astype(np.float32),
         chronotype=chronotype.astype(np.float32),
         loyalty=random.beta(6, 2.5, people).astype(np.float32),
@@ -278,7 +280,7 @@ def _everyday_times(
     day[bills] = np.minimum(due, world.days - 1)
     time = moments(random, world, person, day)
     _run_payrolls(world, time, np.flatnonzero(kind == SALARY), person)
-    follow_chance = np.where(kind == MICRO, 0.7, np.where(kind == BILL, 0.0, 0.16))
+    follow_chance = np.where(kind == MICRO, 0.85, np.where(kind == BILL, 0.0, 0.16))
     follows = random.random(count, dtype=np.float32) < follow_chance
     follows[bills] = rank[bills] % BILLERS > 0
     follows &= (kind < CASH_IN) & (rank > 0)
@@ -332,7 +334,7 @@ def _everyday_parties(
     micro = np.flatnonzero(kind == MICRO)
     usual = world.digital.start + (person[micro] * 31) % len(world.digital)
     destination[micro] = np.where(
-        pick[micro] < 0.7, usual, popular(random, world.digital, len(micro))
+        pick[micro] < 0.9, usual, popular(random, world.digital, len(micro))
     )
     destination = np.where(destination == person, world.shops.start, destination)
     salary = kind == SALARY
