@@ -5,6 +5,7 @@ Every variable is described in docs/operations.md and `.env.example`.
 
 import os
 import re
+import warnings
 from pathlib import Path
 
 import dj_database_url
@@ -127,6 +128,7 @@ STATIC_URL = "static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
 # Serve the admin's files from the packages themselves where nobody ran collectstatic.
 WHITENOISE_USE_FINDERS = not STATIC_ROOT.exists()
+warnings.filterwarnings("ignore", message="No directory at")
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in (
