@@ -109,7 +109,10 @@ def welcome(home: Home, url: str) -> None:
         print("This is a demo home: open without a key, on this machine only.")
     else:
         manage("create_api_key", "first key", "--scope", "score", "--if-none")
-    print(f"Admin: {url}/admin/  (a login link: manage.py login_link, in {BASE_DIR})", flush=True)
+    print(
+        f"Admin: {url}/admin/  (for a login link: {sys.executable} manage.py login_link)",
+        flush=True,
+    )
 
 
 def serve(*, demo: bool) -> NoReturn:
