@@ -19,12 +19,9 @@ from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
 from engine.errors import InvalidDataset
-from training.pipeline.simulate_episodes import (
-    FRAUD_KINDS,
-    concatenate,
-    fraud_episodes,
-    honest_episodes,
-)
+from training.pipeline.simulate_episodes import concatenate
+from training.pipeline.simulate_fraud import FRAUD_KINDS, fraud_episodes
+from training.pipeline.simulate_honest import honest_episodes
 from training.pipeline.simulate_people import (
     CASH_IN,
     CITIES,
