@@ -146,7 +146,7 @@ def send_history(url: str, wallet: str, day: datetime) -> None:
 
 
 def questions(url: str) -> Iterator[Question]:
-    """The demo's requests, in order; a burst precedes the suspicious one."""
+    """The demo's requests, in order; each has the past that it needs."""
     run = uuid.uuid4().hex[:6]
     wallet = f"wallet-{run}"
     day = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=1)
@@ -164,15 +164,15 @@ def questions(url: str) -> Iterator[Question]:
         decisions=("BLOCK",),
         mentions="RULE_MAX_AMOUNT",
     )
-    for n in range(6):
-        at = day + timedelta(hours=3, minutes=10, seconds=40 * n)
-        body = transaction(wallet, at, 70.0 + 5 * n, f"unknown-{run}-{n}", country="RO")
-        requests.post(f"{url}/score", json=body, timeout=10).raise_for_status()
+    night = day + timedelta(hours=3, minutes=10)
+    first = transaction(wallet, night, 70.0, f"stranger-{run}-1", country="RO")
+    requests.post(f"{url}/score", json=first, timeout=10).raise_for_status()
     yield Question(
-        "The seventh transfer to a new payee in five minutes, at 03:14, from a new country",
-        transaction(wallet, day + timedelta(hours=3, minutes=14), 110.0, f"u-{run}", country="RO"),
-        "REVIEW or BLOCK",
+        "The second transfer in a minute to a payee never paid, at 03:10, from a new country",
+        transaction(wallet, night + timedelta(seconds=40), 75.0, f"stranger-{run}-2", country="RO"),
+        "REVIEW or BLOCK, and the supervised model among the reasons",
         decisions=("REVIEW", "BLOCK"),
+        mentions="MODEL_SUPERVISED_HIGH",
     )
     bad = transaction(wallet, day, 10.0, "shop-1")
     bad["transaction"] |= {"amount": "ten", "created_at": "yesterday"}
