@@ -123,6 +123,15 @@ class TestCanonical:
         importing(first, second)
         assert [r["transaction_id"] for r in importing.rows()] == ["t2", "t4", "t1", "t3", "t5"]
 
+    def test_the_order_within_one_time_survives_many_rows(self, importing):
+        chance = random.Random(3)
+        days = [chance.randrange(1, 4) for _ in range(150_000)]
+        importing(
+            text(*(line(n, created_at=f"2026-01-0{d}T00:00:00Z") for n, d in enumerate(days)))
+        )
+        ids = pq.read_table(importing.target / "data.parquet")["transaction_id"].to_pylist()
+        assert ids == [f"t{n}" for n in sorted(range(len(days)), key=days.__getitem__)]
+
     @pytest.mark.parametrize("written", ["true", "TRUE", "1", "1.0", "t", "yes"])
     def test_reads_every_usual_true(self, importing, written):
         assert importing(text(line(1, is_fraud=written))).frauds == 1
@@ -133,8 +142,9 @@ class TestCanonical:
         assert [row["source_wallet_id"] for row in importing.rows()] == ["w1", 'w,"x"']
 
     def test_line_ends_of_every_system_and_blank_lines(self, importing):
-        importing(f"{HEADER}\r\n\r\n{line(1)}\r\n{line(2)}\n\n{line(3)}".encode())
-        assert len(importing.rows()) == 3
+        content = f"{HEADER}\r\n\r\n{line(1)}\r\n{line(2)}\n\nragged\n{line(3)}".encode()
+        assert importing(content, skip=True).rows == 3
+        assert importing.rejects()[0]["line"] == "6"
 
     def test_parquet_with_typed_columns(self, importing, tmp_path):
         frame = pd.DataFrame([GOOD, {**GOOD, "transaction_id": "t2"}])
