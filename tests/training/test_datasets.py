@@ -142,7 +142,8 @@ class TestCanonical:
         assert [row["source_wallet_id"] for row in importing.rows()] == ["w1", 'w,"x"']
 
     def test_line_ends_of_every_system_and_blank_lines(self, importing):
-        content = f"{HEADER}\r\n\r\n{line(1)}\r\n{line(2)}\n\nragged\n{line(3)}".encode()
+        bad = line(3, amount="x")
+        content = f"{HEADER}\r\n\r\n{line(1)}\r\n{line(2)}\n\n{bad}\n{line(4)}".encode()
         assert importing(content, skip=True).rows == 3
         assert importing.rejects()[0]["line"] == "6"
 
