@@ -326,11 +326,13 @@ def test_countries_of_the_last_30_days_are_sorted_and_distinct() -> None:
         ago(30 * DAY, country=US),
         ago(2, country=FR),
         ago(1, country=FR),
+        ago(1, country=0),
+        ago(1, country=676),
         ago(1),
     ):
         store.accept(row)
     events = decode_events(b"".join(store.events[1]))
-    assert countries_30d(events, NOW) == ["FR", "US"]
+    assert countries_30d(events, NOW) == ["AA", "FR", "US"]
     assert countries_30d(EMPTY_HISTORY.events, NOW) == []
 
 
