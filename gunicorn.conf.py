@@ -4,6 +4,7 @@ Threads, because a request spends much of its time waiting for the database's di
 because each holds the model.
 """
 
+import gc
 import os
 from typing import Any
 
@@ -30,6 +31,12 @@ timeout = 60
 graceful_timeout = 10
 loglevel = settings.LOG_LEVEL.lower()
 control_socket_disable = True
+
+
+def when_ready(server: Any) -> None:  # noqa: ARG001
+    """What was loaded by now stays: collecting garbage need not look at it, nor copy its pages."""
+    gc.collect()
+    gc.freeze()
 
 
 def pre_fork(server: Any, worker: Any) -> None:  # noqa: ARG001

@@ -12,14 +12,17 @@ takes the lock began too early. SQLite has one writer at a time, which BEGIN IMM
 
 # ruff: noqa: S608 (statements are put together from constants; values are always parameters)
 
+import re
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from django.db import DatabaseError, InterfaceError, connection, transaction
 from django.db.backends.utils import CursorWrapper
+from psycopg.errors import InvalidSqlStatementName
 
 from engine.features.catalogue import ADDITIVE_WINDOWS, FAILURE_WINDOWS
 from engine.features.kernel import COUNT, TAIL
@@ -87,12 +90,24 @@ class NewRecord(NamedTuple):
 
 _ATTEMPT_COLUMNS = NewRecord._fields[:5]
 _RECORD_COLUMNS = NewRecord._fields[5:]
+_SQL_TYPES = (
+    *("text", "text", "text", "bigint", "bytea"),
+    *("bytea", "jsonb", "jsonb", "timestamptz", "timestamptz", "text"),
+    *("float8", "float8", "float8", "float8", "jsonb", "jsonb", "jsonb", "jsonb"),
+    *("bigint", "bigint"),
+)
 
 
 def _insert(table: str, columns: Sequence[str], first: str = "") -> str:
     values = ", ".join(([first] if first else []) + ["%s"] * len(columns))
     names = ", ".join(f'"{name}"' for name in (["attempt_id"] if first else []) + list(columns))
     return f"INSERT INTO {table} ({names}) VALUES ({values})"
+
+
+def _numbered(statement: str) -> str:
+    """The statement with `$1`, `$2`, … in place of its `%s`."""
+    numbers = count(1)
+    return re.sub("%s", lambda _: f"${next(numbers)}", statement)
 
 
 _INSERT_ATTEMPT = _insert("scoring_attempt", _ATTEMPT_COLUMNS)
@@ -159,37 +174,54 @@ class Turn:
 
 
 class _PostgreSQL(Turn):
-    _OPEN = (
-        "BEGIN ISOLATION LEVEL READ COMMITTED; "
-        f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; "
-        "SELECT pg_advisory_xact_lock(%s), pg_advisory_xact_lock(%s); "
-        f"SELECT ({_FIND_ATTEMPT}), tail.events, {{failures}} FROM ("
-        "SELECT max(source_time) AS latest, "
+    # Planning these two costs as much as running them, so a connection keeps them prepared.
+    _READ = (
+        "SELECT (SELECT id FROM scoring_attempt WHERE transaction_id = $1), "
+        "tail.events, {failures} FROM (SELECT max(source_time) AS latest, "
         "string_agg(source_event, ''::bytea ORDER BY source_time DESC, id DESC) AS events "
-        f"FROM ({_TAIL}) t) tail"
+        f"FROM ({_TAIL.replace('%s', '$2')}) t) tail"
     ).format(
         failures=", ".join(
-            _FAILURES.format(before=before)
+            _FAILURES.replace("%s", "$2").format(before=before)
             for before in [""]
             + [
-                f" AND failure_time < greatest(tail.latest, %s) - {window}"
+                f" AND failure_time < greatest(tail.latest, $3) - {window}"
                 for window in FAILURE_WINDOWS
             ]
         )
     )
-    _WRITE = (
+    _WRITE = _numbered(
         f"WITH attempt AS ({_INSERT_ATTEMPT} RETURNING id) "
         + _insert("scoring_scorerecord", _RECORD_COLUMNS, "(SELECT id FROM attempt)")
-        + "; COMMIT"
     )
+    _BEGIN = (
+        "BEGIN ISOLATION LEVEL READ COMMITTED; "
+        f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; "
+        # A plan is kept: one that was made while the tables were empty has to suit full ones.
+        "SET LOCAL enable_seqscan = off; "
+    )
+    # The read comes last: where it is prepared, so is the write.
+    _PREPARE = (
+        f"PREPARE sentinelle_write ({', '.join(_SQL_TYPES)}) AS {_WRITE}; "
+        f"PREPARE sentinelle_read (text, text, bigint) AS {_READ}; "
+    )
+    _LOCK_AND_READ = (
+        "SELECT pg_advisory_xact_lock(%s), pg_advisory_xact_lock(%s); "
+        "EXECUTE sentinelle_read(%s, %s, %s)"
+    )
+    _OPEN = _BEGIN + _LOCK_AND_READ
+    _PREPARE_AND_OPEN = _BEGIN + _PREPARE + _LOCK_AND_READ
+    _WRITE_AND_COMMIT = f"EXECUTE sentinelle_write({', '.join(['%s'] * len(_SQL_TYPES))}); COMMIT"
 
-    def open(self) -> None:
+    def open(self, *, prepare: bool = False) -> None:
+        """Begin, lock and read; with `prepare`, prepare the statements first."""
         subject = self._subject
-        source, created_at = subject.source_wallet_id, subject.created_at_us
-        locks = sorted((wallet_code(source), wallet_code(subject.destination_wallet_id)))
-        parameters: list[Any] = [*locks, subject.transaction_id, source]
-        parameters += [source, created_at] * len(FAILURE_WINDOWS) + [source]
-        self._cursor.execute(self._OPEN, parameters)
+        source, destination = subject.source_wallet_id, subject.destination_wallet_id
+        locks = sorted((wallet_code(source), wallet_code(destination)))
+        self._cursor.execute(
+            self._PREPARE_AND_OPEN if prepare else self._OPEN,
+            (*locks, subject.transaction_id, source, subject.created_at_us),
+        )
         self._cursor.set_result(-1)
         attempt_id, events, *failures = self._cursor.fetchone()
         self.is_known = attempt_id is not None
@@ -198,7 +230,7 @@ class _PostgreSQL(Turn):
             self._failures = np.array([count or 0 for count in failures], dtype=np.int64)
 
     def write(self, record: NewRecord) -> None:
-        self._cursor.execute(self._WRITE, record)
+        self._cursor.execute(self._WRITE_AND_COMMIT, record)
         self.is_open = False
 
     def abandon(self) -> None:
@@ -260,22 +292,28 @@ def open_turn(subject: Transaction) -> Iterator[Turn]:
 
 
 def _open_on_postgresql(subject: Transaction) -> _PostgreSQL:
-    """Open a turn; once more on a new connection when the server had closed this one.
+    """Open a turn; once more when the connection turns out to be closed, or new.
 
-    That replaces Django's check of the connection, a query in front of every first query: nothing
-    was written yet, so the attempt itself is the check.
+    Nothing was written yet, so the attempt itself is the check of the connection, in place of
+    Django's, which is a query of its own. It also finds a connection on which the statements are
+    not prepared: a new one, or another one that a pooler chose.
     """
-    connection.health_check_done = True
+    connection.health_check_done = True  # type: ignore[attr-defined]
     turn = _PostgreSQL(connection.cursor(), subject)
     try:
         turn.open()
-    except BaseException:
-        if not connection.connection.closed:
-            turn.abandon()
+        return turn
+    except BaseException as error:
+        turn.abandon()
+        is_lost = connection.connection is None
+        if not is_lost and not isinstance(error.__cause__, InvalidSqlStatementName):
             raise
-        connection.close()
-        turn = _PostgreSQL(connection.cursor(), subject)
-        turn.open()
+    turn = _PostgreSQL(connection.cursor(), subject)
+    try:
+        turn.open(prepare=True)
+    except BaseException:
+        turn.abandon()
+        raise
     return turn
 
 

@@ -148,8 +148,9 @@ class TestConnections:
     def test_wallet_that_is_held_too_long_is_503_and_leaves_no_open_transaction(
         self, api: Api, monkeypatch: Any
     ) -> None:
-        short = history._PostgreSQL._OPEN.replace("'5s'", "'200ms'")
-        monkeypatch.setattr(history._PostgreSQL, "_OPEN", short)
+        for name in ("_OPEN", "_PREPARE_AND_OPEN"):
+            statement = getattr(history._PostgreSQL, name).replace("'5s'", "'200ms'")
+            monkeypatch.setattr(history._PostgreSQL, name, statement)
         other = connection.copy()
         try:
             with other.cursor() as cursor:
