@@ -7,7 +7,7 @@ that move, and every move leaves an event.
 import hashlib
 import secrets
 import uuid
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn, Self
 
 from django.conf import settings
 from django.core.validators import RegexValidator
@@ -51,7 +51,7 @@ class ImmutableQuerySet(models.QuerySet[Any]):
 class ImmutableModel(models.Model):
     """A row that can be inserted and read, and nothing else."""
 
-    objects = ImmutableQuerySet.as_manager()
+    objects: ClassVar[models.Manager[Self]] = ImmutableQuerySet.as_manager()
 
     class Meta:
         abstract = True
