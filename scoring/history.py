@@ -35,6 +35,7 @@ from engine.features.live import (
     windows_to_seek,
 )
 from engine.transaction import Transaction, wallet_code
+from scoring import wire
 
 LOCK_TIMEOUT: Final = "5s"
 """How long a request waits for its wallets before it is answered 503."""
@@ -136,8 +137,7 @@ _STORED = (
 class Turn:
     """What a transaction may read and write while its wallets are its own."""
 
-    def __init__(self, cursor: CursorWrapper, subject: Transaction) -> None:
-        self._cursor = cursor
+    def __init__(self, subject: Transaction) -> None:
         self._subject = subject
         self._events = b""
         """Newest first, as the index is read."""
@@ -161,8 +161,10 @@ class Turn:
         for index in windows:
             parameters += [self._subject.source_wallet_id, now - ADDITIVE_WINDOWS[index]]
         statement = "SELECT " + ", ".join([_EVENT_BEFORE] * len(windows))
-        self._cursor.execute(statement, parameters)
-        for index, event in zip(windows, self._cursor.fetchone(), strict=True):
+        with connection.cursor() as cursor:
+            cursor.execute(statement, parameters)
+            found = cursor.fetchone()
+        for index, event in zip(windows, found, strict=True):
             if event is not None:
                 edges[index] = _TOTALS.unpack_from(event, 8 * COUNT)
         return edges
@@ -199,44 +201,39 @@ class _PostgreSQL(Turn):
         f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; "
         # A plan is kept: one that was made while the tables were empty has to suit full ones.
         "SET LOCAL enable_seqscan = off; "
-    )
+    ).encode()
     # The read comes last: where it is prepared, so is the write.
     _PREPARE = (
         f"PREPARE sentinelle_write ({', '.join(_SQL_TYPES)}) AS {_WRITE}; "
         f"PREPARE sentinelle_read (text, text, bigint) AS {_READ}; "
-    )
-    _LOCK_AND_READ = (
-        "SELECT pg_advisory_xact_lock(%s), pg_advisory_xact_lock(%s); "
-        "EXECUTE sentinelle_read(%s, %s, %s)"
-    )
-    _OPEN = _BEGIN + _LOCK_AND_READ
-    _PREPARE_AND_OPEN = _BEGIN + _PREPARE + _LOCK_AND_READ
-    _WRITE_AND_COMMIT = f"EXECUTE sentinelle_write({', '.join(['%s'] * len(_SQL_TYPES))}); COMMIT"
+    ).encode()
 
     def open(self, *, prepare: bool = False) -> None:
         """Begin, lock and read; with `prepare`, prepare the statements first."""
         subject = self._subject
         source, destination = subject.source_wallet_id, subject.destination_wallet_id
         locks = sorted((wallet_code(source), wallet_code(destination)))
-        self._cursor.execute(
-            self._PREPARE_AND_OPEN if prepare else self._OPEN,
-            (*locks, subject.transaction_id, source, subject.created_at_us),
+        key = (subject.transaction_id, source, subject.created_at_us)
+        result = wire.execute(
+            self._BEGIN
+            + (self._PREPARE if prepare else b"")
+            + b"SELECT pg_advisory_xact_lock(%d), pg_advisory_xact_lock(%d); " % tuple(locks)
+            + b"EXECUTE sentinelle_read(%b)" % wire.literals(key)
         )
-        self._cursor.set_result(-1)
-        attempt_id, events, *failures = self._cursor.fetchone()
-        self.is_known = attempt_id is not None
-        self._events = events or b""
-        if failures[0] is not None:
-            self._failures = np.array([count or 0 for count in failures], dtype=np.int64)
+        self.is_known = result.get_value(0, 0) is not None
+        self._events = wire.decode_bytea(result.get_value(0, 1))
+        if result.get_value(0, 2) is not None:
+            counts = [result.get_value(0, column) for column in range(2, result.nfields)]
+            self._failures = np.array([int(each or 0) for each in counts], dtype=np.int64)
 
     def write(self, record: NewRecord) -> None:
-        self._cursor.execute(self._WRITE_AND_COMMIT, record)
+        wire.execute(b"EXECUTE sentinelle_write(%b); COMMIT" % wire.literals(record))
         self.is_open = False
 
     def abandon(self) -> None:
         """Undo whatever is open; a connection that can't is not used again."""
         try:
-            self._cursor.execute("ROLLBACK")
+            wire.execute(b"ROLLBACK")
         except (DatabaseError, InterfaceError):
             connection.close()
 
@@ -244,7 +241,12 @@ class _PostgreSQL(Turn):
 class _SQLite(Turn):
     _WRITE_RECORD = _insert("scoring_scorerecord", _RECORD_COLUMNS, "last_insert_rowid()")
 
+    def __init__(self, subject: Transaction, cursor: CursorWrapper) -> None:
+        super().__init__(subject)
+        self._cursor = cursor
+
     def open(self) -> None:
+        """Read; the transaction that is open already is the only one that may write."""
         subject = self._subject
         self.is_known = self._value(_FIND_ATTEMPT, subject.transaction_id) is not None
         self._cursor.execute(_TAIL, [subject.source_wallet_id])
@@ -279,7 +281,7 @@ def open_turn(subject: Transaction) -> Iterator[Turn]:
     """
     if connection.vendor == "sqlite":
         with transaction.atomic(durable=True), connection.cursor() as cursor:
-            serial = _SQLite(cursor, subject)
+            serial = _SQLite(subject, cursor)
             serial.open()
             yield serial
         return
@@ -294,21 +296,22 @@ def open_turn(subject: Transaction) -> Iterator[Turn]:
 def _open_on_postgresql(subject: Transaction) -> _PostgreSQL:
     """Open a turn; once more when the connection turns out to be closed, or new.
 
-    Nothing was written yet, so the attempt itself is the check of the connection, in place of
-    Django's, which is a query of its own. It also finds a connection on which the statements are
-    not prepared: a new one, or another one that a pooler chose.
+    Nothing was written yet, so the attempt itself is the check of the connection. It also finds
+    a connection on which the statements are not prepared: a new one, or another one that a pooler
+    chose.
     """
-    connection.health_check_done = True  # type: ignore[attr-defined]
-    turn = _PostgreSQL(connection.cursor(), subject)
+    turn = _PostgreSQL(subject)
+    connection.ensure_connection()
     try:
         turn.open()
-        return turn
     except BaseException as error:
         turn.abandon()
         is_lost = connection.connection is None
         if not is_lost and not isinstance(error.__cause__, InvalidSqlStatementName):
             raise
-    turn = _PostgreSQL(connection.cursor(), subject)
+    else:
+        return turn
+    connection.ensure_connection()
     try:
         turn.open(prepare=True)
     except BaseException:

@@ -148,9 +148,8 @@ class TestConnections:
     def test_wallet_that_is_held_too_long_is_503_and_leaves_no_open_transaction(
         self, api: Api, monkeypatch: Any
     ) -> None:
-        for name in ("_OPEN", "_PREPARE_AND_OPEN"):
-            statement = getattr(history._PostgreSQL, name).replace("'5s'", "'200ms'")
-            monkeypatch.setattr(history._PostgreSQL, name, statement)
+        begin = history._PostgreSQL._BEGIN.replace(b"'5s'", b"'200ms'")
+        monkeypatch.setattr(history._PostgreSQL, "_BEGIN", begin)
         other = connection.copy()
         try:
             with other.cursor() as cursor:
