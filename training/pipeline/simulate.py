@@ -207,6 +207,7 @@ def _tables(
     count = ledger.payments.rows
     foreign = random.random(count, dtype=np.float32) < 0.02
     locked = random.random(count, dtype=np.float32) < 0.0004
+    locked &= ledger.payments.source < world.people
     for first in range(0, count, CHUNK):
         rows = slice(first, min(first + CHUNK, count))
         payments = ledger.payments.pick(rows)

@@ -65,7 +65,7 @@ def takeovers(random: Random, world: World, episodes: int) -> Payments:
     start = night_starts(random, world, victim, 0.3)
     steps = in_steps(random.integers(4, 11, episodes))
     source = victim[steps.episode]
-    slow = random.random(episodes) < 0.25
+    slow = random.random(episodes) < 0.2
     gap = np.where(slow, 1.5 * HOUR, 4.0 * MINUTE)
     time = times_of(random, start, steps, gap, 0.9)
     country = _thief_country(random, world, victim, start, 0.45)[steps.episode]
@@ -73,7 +73,7 @@ def takeovers(random: Random, world: World, episodes: int) -> Payments:
     mule = _mules(random, world, victim)
     other = _mules(random, world, source)
     payee = np.where(random.random(len(time)) < 0.4, mule[steps.episode], other)
-    careful = (random.random(episodes) < 0.2)[steps.episode]
+    careful = (random.random(episodes) < 0.12)[steps.episode]
     taken = make_payments(
         time,
         source,

@@ -46,10 +46,10 @@ def honest_episodes(random: Random, world: World, count: int) -> Payments:
         (0.14, large_regular_transfers),
         (0.13, moving_in),
         (0.07, arrivals),
-        (0.06, trials),
-        (0.022, big_transfers),
-        (0.015, subscriptions),
-        (0.023, passing_on),
+        (0.07, trials),
+        (0.016, big_transfers),
+        (0.012, subscriptions),
+        (0.022, passing_on),
     )
     return exactly(random, world, count, makers)
 

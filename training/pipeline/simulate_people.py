@@ -293,7 +293,7 @@ def _run_payrolls(world: World, time: Times, salaries: Times, person: Ints) -> N
     week = time[salaries] // (7 * DAY)
     at = (employer % 5) * DAY + 7 * HOUR + (employer * 37 % 180) * MINUTE
     paid = week * 7 * DAY + at + (person[salaries].astype(np.int64) * 7_919) % (15 * MINUTE)
-    time[salaries] = np.maximum(paid, world.opened[person[salaries]] + HOUR)
+    time[salaries] = np.maximum(paid, world.opened[person[salaries]] + 9 * HOUR)
 
 
 def _together(
@@ -370,6 +370,8 @@ def _everyday_amounts(
     outgoing = per_person[who] * (1 - _KIND_SHARE[-1])
     spent = outgoing * np.exp(world.typical[who] + world.spread[who] ** 2 / 2) * 1.45
     amount[income] = np.clip(np.round(spent * 1.1 / of[income] / 100) * 100, 1_000, 19_500)
+    # Cash comes in at any hour: amounts that no rule for odd hours minds.
+    amount[kind == CASH_IN] = np.minimum(amount[kind == CASH_IN], 11_900)
     beyond = (amount > 19_500) & (random.random(count, dtype=np.float32) < 0.97)
     amount[beyond] = 6_000 + amount[beyond] % 13_500
     return np.clip(amount, 10, 60_000).astype(np.int32)
