@@ -18,7 +18,7 @@ _DONE = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK)
 
 
 def execute(statements: bytes) -> PGresult:
-    """Run statements on the open connection, one after the other; returns the result of the last, in text format.
+    """Run statements on the open connection, in order; returns the last result, in text format.
 
     Values have to be in them as `literals`. Raises Django's database errors, and runs nothing
     after a statement that failed.
