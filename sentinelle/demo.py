@@ -9,6 +9,7 @@ if every answer was as expected. What an earlier run made is used again.
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple
 import requests
 
 from sentinelle.env import env_bool, env_int, env_str
-from sentinelle.serve import BASE_DIR, local_home, stop
+from sentinelle.serve import BASE_DIR, local_home, manage, stop
 
 ROWS = 200_000
 SEED = 7
@@ -82,12 +83,10 @@ def wait_for_health(url: str, process: subprocess.Popen[bytes], *, healthy: bool
     stop(f"{url}/health did not become {'healthy' if healthy else 'reachable'} within 60 s.")
 
 
-def manage(*arguments: str) -> None:
+def show_and_manage(*arguments: str, must_succeed: bool = True) -> None:
     """Run one `manage.py` command, shown as a person would type it."""
-    print(f"{DIM}$ manage.py {' '.join(arguments)}{PLAIN}", flush=True)
-    command = [sys.executable, str(BASE_DIR / "manage.py"), *arguments]
-    if subprocess.run(command, cwd=BASE_DIR).returncode != 0:
-        stop(f"`manage.py {arguments[0]}` failed (see above).")
+    print(f"{DIM}$ manage.py {shlex.join(arguments)}{PLAIN}", flush=True)
+    manage(*arguments, must_succeed=must_succeed)
 
 
 def prepare_version() -> None:
@@ -97,20 +96,25 @@ def prepare_version() -> None:
 
     django.setup()
     from deployments.models import Alias, ModelVersion
-    from training.models import Dataset
+    from training.models import ACTIVE, Dataset, TrainingRun
 
     if not Dataset.objects.filter(name=DATASET).exists():
         step(f"Simulate {ROWS:,} transactions and import them as the data set “{DATASET}”")
         file = local_home().data / "demo.csv"
-        manage("simulate", str(file), "--rows", str(ROWS), "--seed", str(SEED))
-        manage("import_dataset", DATASET, str(file), "--preset", "canonical")
+        show_and_manage("simulate", str(file), "--rows", str(ROWS), "--seed", str(SEED))
+        show_and_manage("import_dataset", DATASET, str(file), "--preset", "canonical")
         file.unlink()
+    # An earlier demo may have been killed in mid-training: its run ends first.
+    runs = TrainingRun.objects.filter(model__name="fraud", version=VERSION, state__in=ACTIVE)
+    for run in runs:
+        step(f"Follow the run of v{VERSION} that an earlier demo began")
+        show_and_manage("train", "--follow", str(run.pk), must_succeed=False)
     if not ModelVersion.objects.filter(model__name="fraud", version=VERSION).exists():
         step(f"Train v{VERSION} in the worker")
-        manage("train", "--dataset", DATASET, "--version", VERSION, "--wait")
+        show_and_manage("train", "--dataset", DATASET, "--version", VERSION, "--wait")
     if not Alias.objects.filter(model__name="fraud").exists():
         step(f"Promote v{VERSION}")
-        manage("promote", "fraud", VERSION, "--reason", "First version of the demo")
+        show_and_manage("promote", "fraud", VERSION, "--reason", "First version of the demo")
 
 
 def transaction(wallet: str, at: datetime, amount: float, to: str, **more: Any) -> dict[str, Any]:
@@ -214,7 +218,7 @@ def main() -> int:
         print(f"\n{sum(results)} of {len(results)} answers were as expected.", flush=True)
         if not leave:
             step(f"The admin, at {url}/admin/ — this link logs in once:")
-            manage("login_link")
+            show_and_manage("login_link")
             print("\nCtrl-C stops everything; `make run` starts it again without the demo.")
             process.wait()
     return 0 if good else 1

@@ -77,6 +77,15 @@ def env_path(name: str, default: Path) -> Path:
     return _read(name, default, lambda raw: Path(raw).expanduser().resolve(), "a path")
 
 
+def env_location(name: str, default: str) -> str:
+    """A folder, made absolute, or a place in a bucket (`gs://bucket/prefix`)."""
+
+    def parse(raw: str) -> str:
+        return raw if raw.startswith("gs://") else str(Path(raw).expanduser().resolve())
+
+    return _read(name, default, parse, "a path or gs://bucket/prefix")
+
+
 def env_url(name: str, default: str, schemes: list[str]) -> str:
     """A URL with one of `schemes`. The message never repeats the value: it may hold a password."""
     raw = env_str(name, default)

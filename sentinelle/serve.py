@@ -66,10 +66,11 @@ def lock_home(home: Home) -> IO[str]:
     return lock
 
 
-def manage(*arguments: str) -> None:
+def manage(*arguments: str, must_succeed: bool = True) -> None:
     """Run one `manage.py` command; its failure ends the start."""
     command = [sys.executable, str(BASE_DIR / "manage.py"), *arguments]
-    if subprocess.run(command, cwd=BASE_DIR).returncode != 0:
+    status = subprocess.run(command, cwd=BASE_DIR).returncode
+    if status != 0 and must_succeed:
         stop(f"`manage.py {arguments[0]}` failed (see above).")
 
 

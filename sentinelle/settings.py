@@ -11,7 +11,16 @@ from pathlib import Path
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 
-from sentinelle.env import env_bool, env_choice, env_int, env_list, env_path, env_str, env_url
+from sentinelle.env import (
+    env_bool,
+    env_choice,
+    env_int,
+    env_list,
+    env_location,
+    env_path,
+    env_str,
+    env_url,
+)
 from sentinelle.home import Home
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -43,9 +52,11 @@ if not re.fullmatch(_VERSION, MODEL_VERSION):
     )
 BUCKET_NAME = env_str("BUCKET_NAME")
 _STORE = f"gs://{BUCKET_NAME}" if BUCKET_NAME else ""
-ARTIFACTS_DIR = env_str("ARTIFACTS_DIR", f"{_STORE}/artifacts" if _STORE else str(HOME.artifacts))
-DATA_DIR = env_str("DATA_DIR", str(HOME.data))
-RUNS_DIR = env_str("RUNS_DIR", f"{_STORE}/runs" if _STORE else str(HOME.runs))
+ARTIFACTS_DIR = env_location(
+    "ARTIFACTS_DIR", f"{_STORE}/artifacts" if _STORE else str(HOME.artifacts)
+)
+DATA_DIR = str(env_path("DATA_DIR", HOME.data))
+RUNS_DIR = env_location("RUNS_DIR", f"{_STORE}/runs" if _STORE else str(HOME.runs))
 # How far ahead of this server's clock a transaction may be dated (docs/api.md).
 MAX_CLOCK_AHEAD_SECONDS = 300
 # How old what a server believes about the champion and about keys may be.

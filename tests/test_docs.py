@@ -19,6 +19,12 @@ def settings_read() -> set[str]:
     return set(re.findall(r"env_\w+\(\s*\"([A-Z_]+)\"", source)) - {"DEMO_EXIT"}
 
 
+def anchors(page: Path) -> set[str]:
+    """The anchors that a page's headings get."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in headings}
+
+
 def own_commands() -> set[str]:
     return {name for name, app in get_commands().items() if app in APPS}
 
@@ -50,9 +56,11 @@ def test_every_address_of_the_api_is_documented() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
-    local = [link for link in links if not link.startswith("http")]
-    assert [link for link in local if not (page.parent / link).exists()] == []
+    links = re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", page.read_text())
+    local = [(link, anchor) for link, anchor in links if not link.startswith("http")]
+    assert [link for link, _ in local if not (page.parent / link).exists()] == []
+    anchored = [(page.parent / link if link else page, anchor) for link, anchor in local if anchor]
+    assert [(str(to), anchor) for to, anchor in anchored if anchor not in anchors(to)] == []
 
 
 def test_every_error_code_is_documented() -> None:

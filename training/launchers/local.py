@@ -52,7 +52,9 @@ class LocalLauncher:
             stderr=subprocess.STDOUT,
             process_group=0,
         )
-        os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
+        # A worker that is nicer than that already may not raise its child's priority.
+        nice = max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0))
+        os.setpriority(os.PRIO_PROCESS, process.pid, nice)
         return LocalHandle(process, output, run_folder)
 
     def poll(self, handle: LocalHandle) -> str | None:
