@@ -364,6 +364,13 @@ class TestBadFiles:
             importing(text(line(2)))
         assert importing.rows()[0]["transaction_id"] == "t1"
 
+    def test_a_failing_disk_is_a_clear_refusal(self, importing, monkeypatch):
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("training.pipeline.staging.write_sorted", full)
+        assert "No space left on device" in importing.refused(text(line(1)))
+
     def test_an_interruption_leaves_nothing(self, importing):
         def interrupt(step, _fraction):
             if step == "sorting":

@@ -88,6 +88,7 @@ class TestFile:
         [
             ("a.txt", 1_000, {}, ".csv.gz"),
             ("a.csv", 10, {}, "rows is 10"),
+            ("none/a.csv", 1_000, {}, "can't be written"),
             ("a.csv", 1_000, {"seed": -1}, "seed is -1"),
             ("a.csv", 1_000, {"days": 1}, "days is 1"),
             ("a.csv", 1_000, {"start": datetime(2026, 1, 1)}, "time zone"),

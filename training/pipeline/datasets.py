@@ -104,6 +104,8 @@ def import_files(
             msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n"
         )
         result.rename(target_dir)
+    except (duckdb.Error, OSError) as error:  # a full disk, a file that vanished
+        raise InvalidDataset(f"The import failed, and nothing was imported: {error}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return summary

@@ -80,7 +80,7 @@ def simulate(
 
     Equal arguments give a file equal byte for byte. `progress` is called with the share done.
     The file appears under its name only when it is complete. Raises InvalidDataset for
-    arguments out of range or an unknown suffix, OSError when it can't be written.
+    arguments out of range, an unknown suffix, or a file that can't be written.
     """
     _check(path, rows, seed, start, days)
     random = np.random.Generator(np.random.PCG64(seed))
@@ -90,6 +90,8 @@ def simulate(
     try:
         _write(tables, partial, path.name, rows, progress)
         partial.replace(path)
+    except OSError as error:
+        raise InvalidDataset(f"{path} can't be written: {error.strerror or error}.") from error
     finally:
         partial.unlink(missing_ok=True)
     frauds = int(np.count_nonzero(ledger.payments.kind))
