@@ -4,27 +4,25 @@ import selectors
 import socket
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 
 _RECEIVE = 65_536
 
 
-class Load(NamedTuple):
-    """What was measured: answers and their latencies in milliseconds."""
+class Load:
+    """What was measured: answers, failures and latencies, over one or more runs."""
 
-    answers: int
-    failures: int
-    seconds: float
-    p50: float
-    p95: float
-    p99: float
+    def __init__(self) -> None:
+        self.latencies: list[float] = []  # seconds
+        self.failures = 0
+        self.seconds = 0.0
 
-    @property
-    def rate(self) -> float:
-        """Answers a second."""
-        return self.answers / self.seconds
+    def figures(self) -> dict[str, float]:
+        """Answers a second, percentiles of the latency in milliseconds, and failures."""
+        p50, p95, p99 = np.percentile(np.array(self.latencies) * 1e3, (50, 95, 99)).tolist()
+        rate = len(self.latencies) / self.seconds
+        return {"rate": rate, "p50": p50, "p95": p95, "p99": p99, "failures": self.failures}
 
 
 def http_request(path: str, body: bytes, headers: dict[str, str]) -> bytes:
@@ -35,8 +33,11 @@ def http_request(path: str, body: bytes, headers: dict[str, str]) -> bytes:
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-def run(port: int, requests: Iterator[bytes], *, connections: int, seconds: float) -> Load:
-    """Keep `connections` requests under way for `seconds`; anything but a 200 is a failure."""
+def run(
+    load: Load, port: int, requests: Iterator[bytes], *, connections: int, seconds: float
+) -> None:
+    """Keep `connections` requests under way for `seconds` and add what happened to `load`;
+    anything but a 200 is a failure."""
     selector = selectors.DefaultSelector()
     for _ in range(connections):
         client = socket.create_connection(("127.0.0.1", port))
@@ -45,24 +46,20 @@ def run(port: int, requests: Iterator[bytes], *, connections: int, seconds: floa
     started = time.perf_counter()
     for key in list(selector.get_map().values()):
         _send(key, next(requests))
-    latencies: list[float] = []
-    failures = 0
     while selector.get_map():
         for key, _ in selector.select():
             status = _receive(key)
             if status is None:
                 continue
             now = time.perf_counter()
-            latencies.append(now - key.data[0])
-            failures += status != 200
+            load.latencies.append(now - key.data[0])
+            load.failures += status != 200
             if now - started < seconds:
                 _send(key, next(requests))
             else:
                 selector.unregister(key.fileobj)
                 key.fileobj.close()  # type: ignore[union-attr]
-    elapsed = time.perf_counter() - started
-    p50, p95, p99 = np.percentile(np.array(latencies) * 1e3, (50, 95, 99)).tolist()
-    return Load(len(latencies), failures, elapsed, p50, p95, p99)
+    load.seconds += time.perf_counter() - started
 
 
 def _send(key: selectors.SelectorKey, request: bytes) -> None:
