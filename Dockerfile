@@ -11,7 +11,7 @@ COPY . .
 # The kernels are compiled once, for any x86-64 or ARM machine rather than for this one.
 ENV NUMBA_CACHE_DIR=/app/numba-cache NUMBA_CPU_NAME=generic
 RUN SECRET_KEY=build-only /venv/bin/python manage.py collectstatic --no-input --verbosity 0 \
-    && /venv/bin/python -c "import engine.features.live, engine.features.replay"
+    && /venv/bin/python -c "import engine.scorer, engine.features.replay"
 
 FROM python:3.12-slim
 RUN useradd --uid 10001 --create-home sentinelle

@@ -136,6 +136,9 @@ class Transaction(msgspec.Struct, frozen=True, kw_only=True):
             normalise(self, "direction", "outgoing")
         if self.created_at.tzinfo is None:
             normalise(self, "created_at", self.created_at.replace(tzinfo=UTC))
+        elif is_in_range(self.created_at):
+            # RFC 3339 allows offsets up to 23:59, PostgreSQL up to 15:59.
+            normalise(self, "created_at", self.created_at.astimezone(UTC))
 
     @property
     def amount_units(self) -> int:

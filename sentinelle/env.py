@@ -81,7 +81,11 @@ def env_location(name: str, default: str) -> str:
     """A folder, made absolute, or a place in a bucket (`gs://bucket/prefix`)."""
 
     def parse(raw: str) -> str:
-        return raw if raw.startswith("gs://") else str(Path(raw).expanduser().resolve())
+        if raw.startswith("gs://"):
+            return raw
+        if "://" in raw:
+            raise ValueError
+        return str(Path(raw).expanduser().resolve())
 
     return _read(name, default, parse, "a path or gs://bucket/prefix")
 

@@ -49,8 +49,11 @@ class Home:
         for folder in (self.root, self.artifacts, self.data, self.runs, self.logs, self.cache):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if fresh:
+            self.root.chmod(0o700)
             if demo:
                 self._demo.touch(mode=0o600)
+            else:
+                self._demo.unlink(missing_ok=True)  # of a demo that never got as far as a key
             temporary = self.root / f".secret_key.{os.getpid()}"
             temporary.touch(mode=0o600)
             temporary.write_text(secrets.token_urlsafe(50))

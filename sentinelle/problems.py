@@ -6,7 +6,13 @@ from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
-from django.db import DatabaseError, InterfaceError
+from django.db import (
+    DatabaseError,
+    DataError,
+    IntegrityError,
+    InterfaceError,
+    ProgrammingError,
+)
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from rest_framework import exceptions
 from rest_framework.response import Response
@@ -35,6 +41,8 @@ STATUS_OF_CODE = {
     "NO_MODEL": 503,
     "DATABASE_UNAVAILABLE": 503,
 }
+# Errors of the database that no retry mends.
+_OUR_FAULTS = (DataError, IntegrityError, ProgrammingError)
 _CODE_OF_STATUS = {
     400: "INVALID_REQUEST",
     401: "UNAUTHENTICATED",
@@ -81,7 +89,7 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | Non
     elif isinstance(exc, (Http404, SuspiciousOperation)):
         code = "NOT_FOUND" if isinstance(exc, Http404) else "INVALID_REQUEST"
         body = problem(code, "There is nothing here." if code == "NOT_FOUND" else "Refused.")
-    elif isinstance(exc, (DatabaseError, InterfaceError)):
+    elif isinstance(exc, (DatabaseError, InterfaceError)) and not isinstance(exc, _OUR_FAULTS):
         logger.exception("The database failed")
         body = problem("DATABASE_UNAVAILABLE", "The database could not serve the request.")
         headers["Retry-After"] = "1"

@@ -120,7 +120,8 @@ def serve(*, demo: bool) -> NoReturn:
     """Prepare the home and become the supervisor."""
     home = local_home()
     host, port = env_str("HOST", "127.0.0.1"), env_int("PORT", 8000, 1, 65535)
-    if home.is_demo and host not in ("127.0.0.1", "::1", "localhost"):
+    opens = home.is_demo or (demo and not home.exists)
+    if opens and host not in ("127.0.0.1", "localhost"):
         stop(f"a demo home answers without a key, so it can't listen on {host}.")
     check_machine(home, host, port)
     try:

@@ -17,10 +17,10 @@ from sentinelle.home import Home
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def start(home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def start(home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     kept = {"PATH": os.environ["PATH"], "SENTINELLE_HOME": str(home)}
     return subprocess.run(
-        [sys.executable, "-m", "sentinelle.serve"],
+        [sys.executable, "-m", "sentinelle.serve", *arguments],
         env=kept | environment,
         cwd=ROOT,
         capture_output=True,
@@ -79,9 +79,17 @@ def test_two_servers_cannot_share_a_home(tmp_path: Path) -> None:
 
 
 def test_a_demo_home_listens_on_loopback_only(tmp_path: Path) -> None:
+    result = start(tmp_path / "new", "--demo", HOST="0.0.0.0", PORT=str(free_port()))
+    assert "can't listen on 0.0.0.0" in result.stderr
     Home(tmp_path).create(demo=True)
     result = start(tmp_path, HOST="0.0.0.0", PORT=str(free_port()))
     assert "can't listen on 0.0.0.0" in result.stderr
+
+
+def test_a_demo_that_got_nowhere_does_not_open_a_later_home(tmp_path: Path) -> None:
+    (tmp_path / "demo").touch()
+    Home(tmp_path).create(demo=False)
+    assert not Home(tmp_path).is_demo
 
 
 def test_an_existing_home_is_never_opened(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ def start(**environment: str) -> subprocess.CompletedProcess[str]:
         ("LOG_LEVEL", "LOUD", "one of DEBUG, INFO, WARNING, ERROR"),
         ("MODEL_VERSION", "newest", "“latest” or a version such as 1.0.0"),
         ("RATE_LIMIT", "fast", "100/s"),
+        ("RATE_LIMIT", "0/s", "100/s"),
+        ("ARTIFACTS_DIR", "s3://bucket", "a path or gs://bucket/prefix"),
         ("DATABASE_URL", "mysql://root@localhost/x", "postgresql"),
         ("REDIS_URL", "localhost:6379", "redis"),
     ],

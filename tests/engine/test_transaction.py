@@ -214,6 +214,14 @@ def test_any_value_anywhere_is_taken_or_refused_at_its_field(path: str, value: A
     assert all(field.startswith(path) or (field == "body" and not is_json) for field in fields)
 
 
+def test_a_time_is_held_in_utc_whatever_its_offset() -> None:
+    for offset in ("+16:00", "-23:59", "+05:30"):
+        moment = f"2026-01-23T12:00:00{offset}"
+        held = request({"transaction.created_at": moment}).transaction.created_at
+        assert held == datetime.fromisoformat(moment)
+        assert held.utcoffset() == timedelta(0)
+
+
 def test_unknown_keys_are_ignored() -> None:
     decoded = request({"extra": 1, "transaction.extra": [], "context.user.extra": {"a": 1}})
     assert decoded == request()

@@ -21,4 +21,7 @@ class Command(BaseCommand):
         user = users.filter(username=options["username"]).first()
         if user is None:
             user = users.create_superuser(options["username"])
-        self.stdout.write(f"http://{settings.HOST}:{settings.PORT}{login_path(user)}")
+        # Behind a proxy only its operator knows the address that people use.
+        is_local = not settings.HTTPS and settings.HOST in ("127.0.0.1", "localhost")
+        site = f"http://{settings.HOST}:{settings.PORT}" if is_local else ""
+        self.stdout.write(f"{site}{login_path(user)}")
