@@ -91,8 +91,7 @@ class ScoreRecordAdmin(ReadOnlyAdmin):
         "risk_score",
         "reason_list",
         "amount",
-        "source_wallet",
-        "destination_wallet",
+        "wallets",
         "version",
         "scored_at",
     )
@@ -104,6 +103,7 @@ class ScoreRecordAdmin(ReadOnlyAdmin):
     )
     list_select_related = ("attempt", "model_version")
     paginator = CappedPaginator
+    show_facets = admin.ShowFacets.NEVER  # each would count all rows
     search_fields = ("attempt__transaction_id",)
     search_help_text = "A transaction id, or a wallet id for its latest 1,000 transactions"
     fieldsets = (
@@ -128,17 +128,13 @@ class ScoreRecordAdmin(ReadOnlyAdmin):
     def transaction_id(self, record: ScoreRecord) -> str:
         return record.attempt.transaction_id
 
-    @admin.display(description="source wallet")
-    def source_wallet(self, record: ScoreRecord) -> str:
-        return record.attempt.source_wallet_id
-
-    @admin.display(description="destination wallet")
-    def destination_wallet(self, record: ScoreRecord) -> str:
-        return record.attempt.destination_wallet_id
+    @admin.display(description="wallets")
+    def wallets(self, record: ScoreRecord) -> str:
+        return f"{record.attempt.source_wallet_id} → {record.attempt.destination_wallet_id}"
 
     @admin.display(description="amount")
     def amount(self, record: ScoreRecord) -> str:
-        return f"{record.transaction['amount']:,.2f} {record.transaction['currency']}"
+        return f"{record.transaction['amount']:,} {record.transaction['currency']}"
 
     @admin.display(description="decision", ordering="decision")
     def decision_badge(self, record: ScoreRecord) -> str:
@@ -163,18 +159,18 @@ class ScoreRecordAdmin(ReadOnlyAdmin):
             f"{outcome.status}, received {outcome.received_at:%Y-%m-%d %H:%M}" if outcome else "–"
         )
 
-    @admin.display(description="")
+    @admin.display(description="Fields")
     def transaction_table(self, record: ScoreRecord) -> SafeString:
         sent = {name: value for name, value in record.transaction.items() if name != "features"}
         return _table(record, sent)
 
-    @admin.display(description="")
+    @admin.display(description="Fields")
     def context_table(self, record: ScoreRecord) -> SafeString:
         parts = ((part, values) for part, values in record.context.items() if values)
         facts = {f"{part}.{name}": v for part, values in parts for name, v in values.items()}
         return _table(record, facts)
 
-    @admin.display(description="")
+    @admin.display(description="Values")
     def feature_table(self, record: ScoreRecord) -> SafeString:
         return _table(record, record.features, origin=True)
 
@@ -186,7 +182,11 @@ def _lines(items: list[str]) -> str:
 def _table(record: ScoreRecord, values: dict[str, Any], *, origin: bool = False) -> SafeString:
     """Names and values; with `origin`, also whether each was computed or sent."""
     rows = [
-        {"name": name, "value": value, "sent": name in record.features_sent}
+        {
+            "name": name,
+            "value": ", ".join(value) if isinstance(value, list) else value,
+            "sent": name in record.features_sent,
+        }
         for name, value in sorted(values.items())
         if origin or value is not None
     ]
