@@ -4,6 +4,7 @@ import csv
 import gzip
 import random
 import shutil
+from collections import deque
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -273,6 +274,19 @@ class TestBadRows:
         summary = importing(text(*lines, header=header), skip=True)
         assert summary.ignored_columns == ("notes",)
         assert (summary.rows, importing.rejects()[0]["line"]) == (2, "5")
+
+    def test_quoted_rows_cost_the_same_in_a_block_of_any_size(self, importing, monkeypatch):
+        class Counted(deque):
+            looked_at = 0
+
+            def __iter__(self):
+                for item in super().__iter__():
+                    Counted.looked_at += 1
+                    yield item
+
+        monkeypatch.setattr(csv_lines, "deque", Counted)
+        importing(text(*(line(n, currency='"PYC"') for n in range(1_000))))
+        assert Counted.looked_at <= 2_000
 
     def test_nothing_is_lost_whatever_the_lines_are(self, importing, monkeypatch):
         """Every line of a mangled file is a row or a reject, whatever the block size."""

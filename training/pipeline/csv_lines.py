@@ -11,6 +11,7 @@ import io
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
@@ -211,7 +212,7 @@ class _Cleaner:
     def _take_quoted(self, *, at_end: bool) -> int:
         """A record may go on over line breaks within quotes, but not for ever."""
         record = ""
-        for count, line in enumerate(list(self._waiting)[:LONGEST_RECORD_LINES], start=1):
+        for count, line in enumerate(islice(self._waiting, LONGEST_RECORD_LINES), start=1):
             if self._unreadable(line):
                 break
             record += ("\n" if count > 1 else "") + line.decode()
