@@ -148,6 +148,12 @@ class TestCanonical:
         assert importing(content, skip=True).rows == 3
         assert importing.rejects()[0]["line"] == "6"
 
+    def test_lines_that_end_in_several_carriage_returns(self, importing):
+        rows = [line(1), "", line(2, source_wallet_id='"w,x"'), line(3, amount="x")]
+        content = text(*rows).replace(b"\n", b"\r\r\n")
+        assert importing(content, skip=True).rows == 2
+        assert importing.rejects()[0]["line"] == "5"
+
     def test_parquet_with_typed_columns(self, importing, tmp_path):
         frame = pd.DataFrame([GOOD, {**GOOD, "transaction_id": "t2"}])
         frame["created_at"] = pd.to_datetime(frame["created_at"])
@@ -257,6 +263,15 @@ class TestBadRows:
     def test_nul_characters(self, importing):
         content = text(line(1), line(2, source_wallet_id="w\0"))
         assert "line 3: a NUL character" in importing.refused(content)
+
+    @pytest.mark.parametrize("wallet", ["w\rx", '"w\rx"', "\r"])
+    def test_carriage_returns_within_a_line(self, importing, wallet):
+        content = text(line(1), line(2, source_wallet_id=wallet), line(3))
+        detail = importing.refused(content)
+        assert "f0.csv, line 3: a carriage return within the line" in detail
+        assert importing(content, skip=True).rows == 2
+        assert [reject["line"] for reject in importing.rejects()] == ["3"]
+        assert importing.rejects()[0]["content"] == line(2, source_wallet_id=wallet)
 
     def test_a_quote_never_closed_costs_one_line(self, importing, monkeypatch):
         monkeypatch.setattr(csv_lines, "BLOCK_BYTES", 700)

@@ -25,6 +25,7 @@ LONGEST_RECORD_LINES = 50
 
 NOT_UTF8 = "not UTF-8 text"
 NUL = "a NUL character"
+CARRIAGE_RETURN = "a carriage return within the line"
 RAGGED = "wrong number of fields"
 OPEN_QUOTE = "a quote that is never closed"
 BAD_QUOTE = "text after a closing quote"
@@ -105,7 +106,7 @@ class CsvFile:
         if block[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise InvalidDataset(f"{self.path.name} is UTF-16 text; expected UTF-8.")
         block = block.removeprefix(b"\xef\xbb\xbf")
-        while block.startswith((b"\n", b"\r\n")):
+        while block.startswith((b"\n", b"\r\n", b"\r\r\n")):
             self._line += 1
             block = block.partition(b"\n")[2]
         if not block:
@@ -154,7 +155,8 @@ class _Cleaner:
             return
         lines = block.split(b"\n")
         lines.pop()
-        self._waiting.extend(lines)
+        # `\r\r\n` ends the lines of a file that was made "text" twice on Windows.
+        self._waiting.extend(line.rstrip(b"\r") for line in lines)
         self._take_waiting(at_end=False)
 
     def finish(self) -> None:
@@ -207,6 +209,8 @@ class _Cleaner:
             return TOO_LONG
         if b"\0" in line:
             return NUL
+        if b"\r" in line:
+            return CARRIAGE_RETURN
         return None if _is_utf8(line) else NOT_UTF8
 
     def _take_quoted(self, *, at_end: bool) -> int:
