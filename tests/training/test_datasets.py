@@ -168,6 +168,30 @@ class TestCanonical:
         assert (second["amount"], second["source_balance"]) == (50000, 3.5)
         assert first["created_at"] == datetime(2026, 1, 1, 10)
 
+    @pytest.mark.parametrize(
+        "name",
+        ["dt=2026-01-01/p.parquet", "country=FR/p.parquet", "w*.parquet", "[w]?.parquet", "a'.p"],
+    )
+    def test_the_name_of_a_parquet_file_is_only_a_name(self, importing, tmp_path, name):
+        for number, other in enumerate(["w1.parquet", name], start=1):
+            path = tmp_path / other
+            path.parent.mkdir(exist_ok=True)
+            pq.write_table(pa.Table.from_pylist([{**GOOD, "transaction_id": f"t{number}"}]), path)
+        importing(path)
+        (stored,) = importing.rows()
+        assert (stored["transaction_id"], stored["country"]) == ("t2", None)
+
+    @pytest.mark.parametrize("folder", ["country=FR", "w*", "[x]", "it's"])
+    def test_so_is_that_of_the_folder_of_data_sets(self, importing, tmp_path, folder):
+        importing.target = tmp_path / folder / "set"
+        assert importing(text(line(1), line(2))).rows == 2
+        assert [row["country"] for row in importing.rows()] == [None, None]
+
+    def test_a_reserved_column_name(self, importing, tmp_path):
+        path = tmp_path / "a.parquet"
+        pq.write_table(pa.Table.from_pylist([{**GOOD, "File_Row_Number": 1}]), path)
+        assert "may not be called File_Row_Number" in importing.refused(path, skip=True)
+
     def test_an_imported_data_set_is_not_taken_for_a_file(self, importing, tmp_path):
         importing(text(line(1)))
         copy = tmp_path / "copy.parquet"

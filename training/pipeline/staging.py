@@ -3,6 +3,7 @@
 # ruff: noqa: S608 — table and column names are ours; every other text passes through `quoted`.
 
 import hashlib
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,8 @@ from training.pipeline.schema import COLUMNS, Column, Kind
 REPEATED = "transaction_id: repeated"
 FORMAT_KEY = "sentinelle_dataset"
 FORMAT = "1"
+ROW_NUMBER = "file_row_number"
+_WITH_ROW_NUMBER = f", {ROW_NUMBER} = true"
 
 REJECTS_IN_ORDER = "SELECT file, line, reason, content FROM rejects ORDER BY file_number, line"
 _STAGED = ", ".join(f"{column.name} {column.kind.type}" for column in COLUMNS)
@@ -29,6 +32,18 @@ _BUFFER_ROWS = 10_000
 def quoted(text: str) -> str:
     """`text` as an SQL string."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def parquet_at(path: Path, options: str = "") -> str:
+    """SQL that reads the one Parquet file `path`, and nothing but its own columns.
+
+    DuckDB would take `w*.parquet` for a pattern and a folder `country=FR` for a column.
+    """
+    return f"read_parquet({_one_file(path)}, hive_partitioning = false{options})"
+
+
+def _one_file(path: Path) -> str:
+    return quoted(re.sub(r"([*?\[])", r"[\1]", str(path.absolute())))
 
 
 def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
@@ -103,7 +118,8 @@ class Stager:
         self._append_rejects(buffer)
         types = ", ".join(f"'c{number}': 'VARCHAR'" for number in range(len(file.header)))
         query = (
-            f"SELECT row_number() OVER () AS n, * FROM read_csv({quoted(str(self._clean))}, "
+            f"SELECT row_number() OVER () AS n, * FROM read_csv({_one_file(self._clean)}, "
+            f"hive_partitioning = false, "
             f"columns = {{{types}}}, auto_detect = false, header = false, delim = ',', "
             f"quote = '\"', escape = '\"', new_line = '\\n', max_line_size = 8388608)"
         )
@@ -111,9 +127,9 @@ class Stager:
         return _Raw(query, file.header, scan.lines)
 
     def _parquet(self, path: Path) -> _Raw:
-        name = quoted(str(path))
+        name = _one_file(path)
         try:
-            described = self._connection.execute(f"DESCRIBE FROM read_parquet({name})").fetchall()
+            described = self._connection.execute(f"DESCRIBE FROM {parquet_at(path)}").fetchall()
             keys = self._connection.execute(
                 f"SELECT decode(key) FROM parquet_kv_metadata({name})"
             ).fetchall()
@@ -128,6 +144,12 @@ class Stager:
                 "ten-thousandths); import the file that it came from."
             )
         header = tuple(row[0] for row in described)
+        reserved = [column for column in header if column.lower() == ROW_NUMBER]
+        if reserved:
+            raise InvalidDataset(
+                f"{path.name}: a column may not be called {reserved[0]}, which DuckDB keeps for "
+                "itself; rename it or leave it out."
+            )
         self._check_columns(path, header)
         casts = ", ".join(
             f"CAST({_identifier(column)} AS VARCHAR) AS c{number}"
@@ -135,10 +157,7 @@ class Stager:
         )
         assert counted is not None
         self._expected_rows = counted[0]
-        query = (
-            f"SELECT file_row_number + 1 AS n, {casts} "
-            f"FROM read_parquet({name}, file_row_number = true)"
-        )
+        query = f"SELECT {ROW_NUMBER} + 1 AS n, {casts} FROM {parquet_at(path, _WITH_ROW_NUMBER)}"
         return _Raw(query, header, [LineMap(1, 0)])
 
     def _check_columns(self, path: Path, header: tuple[str, ...]) -> None:
@@ -316,8 +335,8 @@ def fingerprint(connection: duckdb.DuckDBPyConnection, path: Path) -> str:
     row = connection.execute(
         f"""
         SELECT count(*), sum(md5_number_lower(line)), sum(md5_number_upper(line))
-        FROM (SELECT concat_ws(chr(31), file_row_number, {parts}) AS line
-              FROM read_parquet({quoted(str(path))}, file_row_number = true))
+        FROM (SELECT concat_ws(chr(31), {ROW_NUMBER}, {parts}) AS line
+              FROM {parquet_at(path, _WITH_ROW_NUMBER)})
         """
     ).fetchone()
     return hashlib.sha256(f"{FORMAT} {_NAMES} {row}".encode()).hexdigest()
@@ -338,7 +357,7 @@ def describe(connection: duckdb.DuckDBPyConnection, path: Path) -> Description:
     filled = ", ".join(f"count({column.name})" for column in COLUMNS)
     row = connection.execute(
         f"SELECT count(*), count(*) FILTER (is_fraud), min(created_at), max(created_at), {filled} "
-        f"FROM read_parquet({quoted(str(path))})"
+        f"FROM {parquet_at(path)}"
     ).fetchone()
     assert row is not None
     columns = tuple(c.name for c, count in zip(COLUMNS, row[4:], strict=True) if count)
