@@ -417,12 +417,44 @@ class TestBadFiles:
             importing(text(line(2)))
         assert importing.rows()[0]["transaction_id"] == "t1"
 
-    def test_a_failing_disk_is_a_clear_refusal(self, importing, monkeypatch):
-        def full(*_):
-            raise OSError(28, "No space left on device")
+    @pytest.mark.parametrize(
+        "failure",
+        [
+            OSError(28, "No space left on device"),
+            duckdb.IOException("No space left on device\n\nLINE 1: COPY"),
+            duckdb.OutOfMemoryException("No space left on device\nPossible solutions: none"),
+        ],
+    )
+    @pytest.mark.parametrize("step", ["staging.write_sorted", "datasets._connected"])
+    def test_a_failing_disk_is_a_clear_refusal(self, importing, monkeypatch, step, failure):
+        def fail(*_):
+            raise failure
 
-        monkeypatch.setattr("training.pipeline.staging.write_sorted", full)
-        assert "No space left on device" in importing.refused(text(line(1)))
+        monkeypatch.setattr(f"training.pipeline.{step}", fail)
+        detail = importing.refused(text(line(1)))
+        assert f"Importing into {importing.target} failed" in detail
+        assert "No space left on device" in detail
+        assert "\n" not in detail
+
+    def test_a_file_that_may_not_be_read(self, importing, tmp_path, monkeypatch):
+        open_path = Path.open
+
+        def refuse(path, *args, **options):
+            if path.name == "mine.csv":
+                raise PermissionError(13, "Permission denied", str(path))
+            return open_path(path, *args, **options)
+
+        path = tmp_path / "mine.csv"
+        path.write_bytes(text(line(1)))
+        monkeypatch.setattr(Path, "open", refuse)  # the tests may run as root
+        assert "mine.csv can't be read: Permission denied." in importing.refused(path)
+
+    def test_a_folder_that_cannot_be_made(self, importing, tmp_path):
+        (tmp_path / "file").touch()
+        importing.target = tmp_path / "file" / "data" / "set"
+        assert "failed, and nothing was imported: Not a directory." in importing.refused(
+            text(line(1))
+        )
 
     def test_an_interruption_leaves_nothing(self, importing):
         def interrupt(step, _fraction):

@@ -88,13 +88,17 @@ class TestFile:
         [
             ("a.txt", 1_000, {}, ".csv.gz"),
             ("a.csv", 10, {}, "rows is 10"),
-            ("none/a.csv", 1_000, {}, "can't be written"),
+            ("none/a.csv", 1_000, {}, "can't be written: there is no folder"),
+            ("file/a.csv", 1_000, {}, "can't be written: there is no folder"),
+            ("folder.csv", 1_000, {}, "can't be written: Is a directory"),
             ("a.csv", 1_000, {"seed": -1}, "seed is -1"),
             ("a.csv", 1_000, {"days": 1}, "days is 1"),
             ("a.csv", 1_000, {"start": datetime(2026, 1, 1)}, "time zone"),
         ],
     )
     def test_refuses_what_it_cannot_do(self, tmp_path, name, rows, options, said):
+        (tmp_path / "file").touch()
+        (tmp_path / "folder.csv").mkdir()
         with pytest.raises(InvalidDataset, match=said):
             simulate(tmp_path / name, rows, **{"seed": 1, **options})
 

@@ -90,24 +90,23 @@ def import_files(
     chosen = load_preset(preset) if isinstance(preset, str) else preset
     if start is not None:
         chosen = chosen.starting(start)
-    target_dir.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target_dir.name}-", dir=target_dir.parent))
-    try:
-        result = work / "result"
-        result.mkdir()
-        with _connected(work) as connection:
-            staging.create_tables(connection)
-            stager = staging.Stager(connection, chosen, work, skip=skip)
-            importing = _Importing(connection, chosen, stager, progress)
-            summary = importing.run(files, skip, result, target_dir / DATA)
-        (result / SUMMARY).write_bytes(
-            msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n"
-        )
-        result.rename(target_dir)
-    except (duckdb.Error, OSError) as error:  # a full disk, a file that vanished
-        raise InvalidDataset(f"The import failed, and nothing was imported: {error}") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    with staging.failures_refused(f"Importing into {target_dir} failed, and nothing was imported"):
+        target_dir.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{target_dir.name}-", dir=target_dir.parent))
+        try:
+            result = work / "result"
+            result.mkdir()
+            with _connected(work) as connection:
+                staging.create_tables(connection)
+                stager = staging.Stager(connection, chosen, work, skip=skip)
+                importing = _Importing(connection, chosen, stager, progress)
+                summary = importing.run(files, skip, result, target_dir / DATA)
+            (result / SUMMARY).write_bytes(
+                msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n"
+            )
+            result.rename(target_dir)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
     return summary
 
 

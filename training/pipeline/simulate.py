@@ -101,6 +101,8 @@ def simulate(
 def _check(path: Path, rows: int, seed: int, start: datetime, days: int) -> None:
     if not path.name.endswith(SUFFIXES):
         raise InvalidDataset(f"{path.name}: the name must end in one of {', '.join(SUFFIXES)}.")
+    if not path.parent.is_dir():
+        raise InvalidDataset(f"{path} can't be written: there is no folder {path.parent}.")
     if not 100 <= rows <= 100_000_000:
         raise InvalidDataset(f"rows is {rows:,}; from 100 to 100,000,000 are possible.")
     if not 0 <= seed < 2**63:

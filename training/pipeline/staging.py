@@ -4,7 +4,8 @@
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,17 @@ _BUFFER_ROWS = 10_000
 def quoted(text: str) -> str:
     """`text` as an SQL string."""
     return "'" + text.replace("'", "''") + "'"
+
+
+@contextmanager
+def failures_refused(what: str) -> Iterator[None]:
+    """Raise what DuckDB or the disk raise as InvalidDataset: `what`, and why in one line."""
+    try:
+        yield
+    except OSError as error:
+        raise InvalidDataset(f"{what}: {error.strerror or error}.") from error
+    except duckdb.Error as error:  # what follows the first line is for who wrote the SQL
+        raise InvalidDataset(f"{what}: {str(error).partition(chr(10))[0]}") from error
 
 
 def parquet_at(path: Path, options: str = "") -> str:
@@ -92,7 +104,7 @@ class Stager:
         Raises InvalidDataset for a file that can't be read, lacks a column, or has an unknown one
         unless those are skipped.
         """
-        with path.open("rb") as file:
+        with failures_refused(f"{path.name} can't be read"), path.open("rb") as file:
             parquet = file.read(4) == b"PAR1"
         raw = self._parquet(path) if parquet else self._csv(path, progress)
         rows = self._insert(raw, path)
@@ -128,7 +140,7 @@ class Stager:
 
     def _parquet(self, path: Path) -> _Raw:
         name = _one_file(path)
-        try:
+        with failures_refused(f"{path.name}: not a readable Parquet file"):
             described = self._connection.execute(f"DESCRIBE FROM {parquet_at(path)}").fetchall()
             keys = self._connection.execute(
                 f"SELECT decode(key) FROM parquet_kv_metadata({name})"
@@ -136,8 +148,6 @@ class Stager:
             counted = self._connection.execute(
                 f"SELECT num_rows FROM parquet_file_metadata({name})"
             ).fetchone()
-        except duckdb.Error as error:
-            raise InvalidDataset(f"{path.name}: not a readable Parquet file ({error}).") from error
         if (FORMAT_KEY,) in keys:
             raise InvalidDataset(
                 f"{path.name} is an imported data set already (its amounts are in "
@@ -183,10 +193,8 @@ class Stager:
     def _insert(self, raw: _Raw, path: Path) -> int:
         names = {name: f"c{number}" for number, name in enumerate(raw.header)}
         query = _checked_rows(self._preset, raw.query, names, self.rows)
-        try:
+        with failures_refused(f"{path.name}: reading it failed"):
             row = self._connection.execute(f"INSERT INTO staged {query}").fetchone()
-        except duckdb.Error as error:
-            raise InvalidDataset(f"{path.name}: reading it failed ({error}).") from error
         assert row is not None
         if row[0] != self._expected_rows:
             raise InvalidDataset(
