@@ -363,6 +363,12 @@ class TestBadRows:
         assert len(summary.reject_samples) == 10
         assert len(importing.rejects()) == 12_001
 
+    @pytest.mark.parametrize("bad", [line(2, transaction_id="x" * 5_000), "x" * 5_000])
+    def test_of_a_long_row_the_beginning_is_kept(self, importing, bad):
+        summary = importing(text(line(1), bad), skip=True)
+        assert importing.rejects()[0]["content"] == bad[:1_000]
+        assert summary.reject_samples[0].content == bad[:1_000]
+
 
 class TestBadFiles:
     def test_missing_columns(self, importing):

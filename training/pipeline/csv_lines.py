@@ -22,6 +22,8 @@ from engine.errors import InvalidDataset
 BLOCK_BYTES = 4 * 2**20
 LONGEST_LINE = 2**20
 LONGEST_RECORD_LINES = 50
+CONTENT_LIMIT = 1_000
+"""How much of a rejected row is kept."""
 
 NOT_UTF8 = "not UTF-8 text"
 NUL = "a NUL character"
@@ -247,7 +249,7 @@ class _Cleaner:
         self.rows += 1
 
     def _reject(self, line: bytes, fault: str, details: str = "") -> int:
-        text = line[:1000].decode(errors="backslashreplace").replace("\0", "\\x00")
+        text = line[:CONTENT_LIMIT].decode(errors="backslashreplace").replace("\0", "\\x00")
         self._on_fault(self._line, fault, details, text)
         self._map(after=1)
         return 1

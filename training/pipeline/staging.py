@@ -14,7 +14,7 @@ import duckdb
 import pyarrow as pa
 
 from engine.errors import InvalidDataset
-from training.pipeline.csv_lines import CsvFile, LineMap
+from training.pipeline.csv_lines import CONTENT_LIMIT, CsvFile, LineMap
 from training.pipeline.presets import Preset, Source
 from training.pipeline.schema import COLUMNS, Column, Kind
 
@@ -238,7 +238,7 @@ def _checked_rows(preset: Preset, raw: str, names: dict[str, str], before: int) 
     return (
         f"SELECT {before} + n, faults, "
         f"CASE WHEN faults <> '' THEN concat_ws('; ', {', '.join(reasons)}) END, "
-        f"CASE WHEN faults <> '' THEN {content} END, {_NAMES} "
+        f"CASE WHEN faults <> '' THEN left({content}, {CONTENT_LIMIT}) END, {_NAMES} "
         f"FROM (SELECT *, concat_ws('; ', {', '.join(faults)}) AS faults "
         f"FROM (SELECT *, {', '.join(values)} "
         f"FROM (SELECT *, {', '.join(texts)} FROM ({raw}))))"
