@@ -52,7 +52,7 @@ class DatasetAdmin(ReadOnlyAdmin):
         css = {"all": ["deployments/admin.css", "training/training.css"]}
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Dataset]:  # noqa: ARG002
-        return Dataset.objects.annotate(used=Count("runs"))
+        return Dataset.objects.defer("summary").annotate(used=Count("runs"))
 
     def has_delete_permission(self, request: HttpRequest, obj: Dataset | None = None) -> bool:
         return self.allowed(request, "delete") and (obj is None or not obj.runs.exists())
@@ -129,7 +129,7 @@ class TrainingRunAdmin(ReadOnlyAdmin):
         js = ["training/refresh.js"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[TrainingRun]:  # noqa: ARG002
-        return selectors.runs_detailed().defer("report")
+        return selectors.runs_detailed()
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return self.allowed(request, "add")

@@ -22,8 +22,12 @@ def run_by_id(run_id: Any) -> TrainingRun:
 
 
 def runs_detailed() -> QuerySet[TrainingRun]:
-    """Runs with what their pages show of other tables, in one query."""
-    return TrainingRun.objects.select_related("model", "dataset", "rule_set", "model_version")
+    """Runs with what their pages show of other tables, in one query.
+
+    What is long and in no list (reports, summaries, rules) is read when it is asked for.
+    """
+    joined = TrainingRun.objects.select_related("model", "dataset", "rule_set", "model_version")
+    return joined.defer("report", "dataset__summary", "rule_set__source")
 
 
 def run_log_tail(run: TrainingRun) -> str:

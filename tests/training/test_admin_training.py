@@ -2,6 +2,8 @@
 
 import pytest
 from django.contrib.auth.models import Permission, User
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
@@ -105,6 +107,17 @@ class TestRuns:
             make_run(f"2.{minor}.0")
         with django_assert_max_num_queries(14):
             admin.get(url("changelist"))
+
+    @pytest.mark.parametrize("model", ["trainingrun", "dataset"])
+    def test_the_list_does_not_read_what_is_long(self, admin, model):
+        succeeded()
+        with CaptureQueriesContext(connection) as queries:
+            admin.get(url("changelist", model=model))
+        read = [q["sql"].partition(f' FROM "training_{model}"') for q in queries]
+        listing = [columns for columns, found, rest in read if found and "ORDER BY" in rest]
+        assert listing
+        for column in ('"report"', '"summary"', '"source"'):
+            assert not [columns for columns in listing if column in columns]
 
     def test_a_page_without_active_runs_does_not_refresh_itself(self, admin):
         failed()
