@@ -24,7 +24,7 @@ from tests.scoring.requests import request
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
-BUSY = 1_130
+BUSY = 1_160
 
 
 class Traffic:
@@ -106,10 +106,10 @@ def test_wallet_with_more_events_than_the_tail(scoring: None) -> None:
     """The totals before each window's edge come from an index seek then."""
     traffic = Traffic(seed=2)
     for row in range(BUSY):
-        # 70 s apart: the last 1,000 reach back 19 hours; a late start of 40 days before them.
-        at = START + timedelta(days=40, seconds=70 * row) if row >= 60 else (
-            START + timedelta(hours=16 * row)
-        )  # fmt: skip
+        # 50 s apart, after a slow start of 40 days: the last 1,000 reach back 14 hours, and 30 days
+        # before row 1,152 is the very microsecond of row 16.
+        late = START + timedelta(days=40, seconds=50 * row)
+        at = START + timedelta(hours=16 * row) if row < 60 else late
         traffic.send("shop", at)
         if row % 100 == 50:
             traffic.fail(row, row - 20)
