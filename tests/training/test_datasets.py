@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
+import msgspec
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +17,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from engine.errors import InvalidDataset
-from engine.transaction import amount_to_units
+from engine.transaction import Transaction, amount_to_units
 from training.models import Dataset
 from training.pipeline import csv_lines
 from training.pipeline.datasets import import_files
@@ -106,6 +107,35 @@ class TestCanonical:
         assert summary.rows == 1
         assert summary.first_at == datetime(2026, 1, 1, 10, 0, 0, 123456, tzinfo=UTC)
         assert "user_status" not in summary.columns
+
+    def test_times_are_those_of_a_live_request(self, importing):
+        written = [
+            "2026-01-31T12:00:00Z",
+            "2026-01-31t12:00:00.5z",
+            "2026-01-31 12:00:00.123456",
+            "2026-01-31T12:00:00-00:00",
+            "2026-01-31T00:30:00+05:30",
+            "2026-01-31T12:00:00-23:59",
+            "9998-12-31T23:59:59.999999Z",
+            "1970-01-01T00:00:00Z",
+        ]
+        importing(text(*(line(n, created_at=moment) for n, moment in enumerate(written))))
+        stored = {row["transaction_id"]: row["created_at"] for row in importing.rows()}
+        for number, moment in enumerate(written):
+            live = msgspec.convert({**GOOD, "amount": 1, "created_at": moment}, Transaction)
+            assert stored[f"t{number}"].replace(tzinfo=UTC) == live.created_at
+
+    @pytest.mark.parametrize(
+        ("written", "moment"),
+        [
+            ("2026-01-31", datetime(2026, 1, 31)),
+            ("2026-01-31 12:30", datetime(2026, 1, 31, 12, 30)),
+            ("2026-01-31 12:30:00+02", datetime(2026, 1, 31, 10, 30)),
+        ],
+    )
+    def test_times_as_databases_write_them(self, importing, written, moment):
+        importing(text(line(1, created_at=written)))
+        assert importing.rows()[0]["created_at"] == moment
 
     def test_amounts_are_those_of_a_live_request(self, importing):
         chance = random.Random(1)
@@ -220,6 +250,14 @@ class TestBadRows:
             ({"created_at": "2026-02-30T00:00:00Z"}, "created_at: not a date and time"),
             ({"created_at": "infinity"}, "created_at: not a date and time"),
             ({"created_at": "1969-12-31T23:59:59Z"}, "created_at: not a date and time"),
+            ({"created_at": "epoch"}, "created_at: not a date and time"),
+            ({"created_at": "2026/01/31 10:00:00"}, "created_at: not a date and time"),
+            ({"created_at": "2026-01-31T24:00:00Z"}, "created_at: not a date and time"),
+            ({"created_at": "2026-01-31 (BC)"}, "created_at: not a date and time"),
+            ({"created_at": "9999-01-01T00:00:00Z"}, "created_at: not a date and time"),
+            ({"amount": "1_0"}, "amount: not a finite number"),
+            ({"source_wallet_id": "   "}, "source_wallet_id: missing"),
+            ({"transaction_id": "\u3000"}, "transaction_id: missing"),
             ({"currency": "EURO"}, "currency: not 3 letters"),
             ({"transaction_type": "x" * 33}, "transaction_type: not at most 32"),
             ({"is_fraud": "maybe"}, "is_fraud: not true or false"),
@@ -554,6 +592,18 @@ class TestPaySim:
     def test_bad_rows(self, importing, old, new, fault):
         rows = [self.ROWS[0].replace(old, new), *self.ROWS[1:]]
         assert fault in importing.refused(text(*rows, header=PAYSIM_HEADER), preset="paysim")
+
+    @pytest.mark.parametrize("year", [1, 1969, 9999])
+    def test_starts_only_when_a_transaction_can_be(self, importing, year):
+        start = datetime(year, 6, 1, tzinfo=UTC)
+        content = text(*self.ROWS, header=PAYSIM_HEADER)
+        assert "1970 to 9998" in importing.refused(content, preset="paysim", start=start)
+
+    def test_ends_when_a_transaction_can_be(self, importing):
+        start = datetime(9998, 12, 31, tzinfo=UTC)
+        content = text(*self.ROWS, header=PAYSIM_HEADER)
+        assert "hours from 1 to 24," in importing.refused(content, preset="paysim", start=start)
+        assert importing(content, preset="paysim", start=start, skip=True).rows == 2
 
 
 class TestPresets:

@@ -94,6 +94,9 @@ class TestFile:
             ("a.csv", 1_000, {"seed": -1}, "seed is -1"),
             ("a.csv", 1_000, {"days": 1}, "days is 1"),
             ("a.csv", 1_000, {"start": datetime(2026, 1, 1)}, "time zone"),
+            ("a.csv", 1_000, {"start": datetime(1969, 12, 31, tzinfo=UTC)}, "1970 to 9998"),
+            ("a.csv", 1_000, {"start": datetime(9998, 12, 1, tzinfo=UTC)}, "1970 to 9998"),
+            ("a.csv", 1_000, {"start": datetime(9999, 12, 1, tzinfo=UTC)}, "1970 to 9998"),
         ],
     )
     def test_refuses_what_it_cannot_do(self, tmp_path, name, rows, options, said):

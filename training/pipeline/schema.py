@@ -1,10 +1,14 @@
 """The canonical columns of a data set, and how text becomes each of them in DuckDB's SQL.
 
-A value that is empty is missing. What is checked here is what `/score` checks of a transaction,
-so that a data set holds nothing that could not have been scored.
+A value that is empty or blank is missing. What is checked here is what `/score` checks of a
+transaction, so that a data set holds nothing that could not have been scored.
 """
 
+from datetime import UTC, datetime
 from typing import NamedTuple
+
+EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
+"""The first moment that a data set can hold, and the first that it can't."""
 
 
 class Kind(NamedTuple):
@@ -51,8 +55,14 @@ def _choice(*values: str, case: str) -> Kind:
     return Kind("VARCHAR", f"{case}({{x}})", f"{case}({{x}}) IN ({among})", " or ".join(values))
 
 
-_NUMBER = "TRY_CAST({x} AS DOUBLE)"
-_TIME = "TRY_CAST({x} AS TIMESTAMPTZ)"
+# DuckDB reads 1_0 as ten.
+NUMBER = "TRY_CAST(CASE WHEN NOT contains({x}, '_') THEN {x} END AS DOUBLE)"
+# DuckDB also reads words (epoch), other orders, hour 24 and dates before our era.
+_TIME = "TRY_CAST(upper({x}) AS TIMESTAMPTZ)"
+_DATE = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
+_HOUR = "([01][0-9]|2[0-3])"
+_CLOCK = f"{_HOUR}:[0-5][0-9](:[0-5][0-9]([.][0-9]+)?)?"
+_OFFSET = f"[Zz]|[+-]{_HOUR}(:?[0-5][0-9])?"
 
 IDENTIFIER = _text(64)
 SHORT = _text(32)
@@ -61,27 +71,27 @@ TYPE = SHORT._replace(value="upper({x})")
 # undoes what multiplying a binary fraction by 10,000 adds (1.00015 gives 10001.499999999998).
 AMOUNT = Kind(
     "BIGINT",
-    f"CAST(CASE WHEN abs({_NUMBER}) <= 1e9 "
-    f"THEN round_even(round({_NUMBER} * 10000, 6), 0) END AS BIGINT)",
-    f"abs({_NUMBER}) <= 1e9",
+    f"CAST(CASE WHEN abs({NUMBER}) <= 1e9 "
+    f"THEN round_even(round({NUMBER} * 10000, 6), 0) END AS BIGINT)",
+    f"abs({NUMBER}) <= 1e9",
     "a finite number from -1e9 to 1e9",
 )
 # pandas writes a missing number as NaN, so NaN is missing where a number may be missing.
 BALANCE = Kind(
     "DOUBLE",
-    f"CASE WHEN NOT isnan({_NUMBER}) THEN {_NUMBER} END",
-    f"isnan({_NUMBER}) OR abs({_NUMBER}) <= 1e15",
+    f"CASE WHEN NOT isnan({NUMBER}) THEN {NUMBER} END",
+    f"isnan({NUMBER}) OR abs({NUMBER}) <= 1e15",
     "a finite number from -1e15 to 1e15",
 )
 AGE = BALANCE._replace(
-    good=f"isnan({_NUMBER}) OR ({_NUMBER} >= 0 AND {_NUMBER} <= 1e12)",
+    good=f"isnan({NUMBER}) OR ({NUMBER} >= 0 AND {NUMBER} <= 1e12)",
     expected="a finite number from 0 to 1e12",
 )
 TIME = Kind(
     "TIMESTAMP",
     f"CAST({_TIME} AS TIMESTAMP)",
-    f"{_TIME} >= TIMESTAMPTZ '1970-01-01 00:00:00+00' "
-    f"AND {_TIME} < TIMESTAMPTZ '9999-01-01 00:00:00+00'",
+    f"regexp_full_match({{x}}, '{_DATE}([Tt ]{_CLOCK}({_OFFSET})?)?') "
+    f"AND {_TIME} >= TIMESTAMPTZ '{EARLIEST}' AND {_TIME} < TIMESTAMPTZ '{LATEST}'",
     "a date and time such as 2026-01-31T12:00:00Z",
 )
 BOOLEAN = Kind(

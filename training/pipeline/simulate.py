@@ -6,7 +6,7 @@ modelled, and what is not, is in docs/datasets.md.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 
 from engine.errors import InvalidDataset
+from training.pipeline.schema import EARLIEST, LATEST
 from training.pipeline.simulate_episodes import concatenate
 from training.pipeline.simulate_fraud import FRAUD_KINDS, fraud_episodes
 from training.pipeline.simulate_honest import honest_episodes
@@ -111,6 +112,8 @@ def _check(path: Path, rows: int, seed: int, start: datetime, days: int) -> None
         raise InvalidDataset(f"days is {days}; from 7 to 3,650 are possible.")
     if start.tzinfo is None:
         raise InvalidDataset(f"start is {start}, without a time zone.")
+    if not (EARLIEST <= start < LATEST and LATEST - start >= timedelta(days=days)):
+        raise InvalidDataset(f"start is {start}; all days must be in the years 1970 to 9998.")
 
 
 def _history(random: Random, rows: int, days: int) -> tuple[World, Ledger]:

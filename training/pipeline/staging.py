@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ import pyarrow as pa
 from engine.errors import InvalidDataset
 from training.pipeline.csv_lines import CONTENT_LIMIT, CsvFile, LineMap
 from training.pipeline.presets import Preset, Source
-from training.pipeline.schema import COLUMNS, Column, Kind
+from training.pipeline.schema import COLUMNS, LATEST, NUMBER, Column, Kind
 
 REPEATED = "transaction_id: repeated"
 FORMAT_KEY = "sentinelle_dataset"
@@ -246,14 +246,15 @@ def _checked_rows(preset: Preset, raw: str, names: dict[str, str], before: int) 
 
 
 def _text(source: Source | None, names: dict[str, str], before: int) -> str:
-    """SQL for the text that a file gives for a column, NULL when it is empty or absent."""
+    """SQL for the text that a file gives for a column, NULL when it is blank or absent."""
     if source is None or (source.column is not None and source.column not in names):
         return "CAST(NULL AS VARCHAR)"
     if source.constant is not None:
         return quoted(source.constant)
     if source.row_number is not None:
         return f"{quoted(source.row_number)} || ({before} + n)"
-    return f"nullif({names[source.column or '']}, '')"
+    name = names[source.column or ""]
+    return f"CASE WHEN trim({name}) <> '' THEN {name} END"
 
 
 def _translated(source: Source | None, text: str) -> str:
@@ -267,11 +268,11 @@ def _kind(column: Column, source: Source | None) -> Kind:
     """The column's kind, or that of a number of hours or seconds since a start."""
     if source is None or source.unit is None or source.start is None:
         return column.kind
-    number = "TRY_CAST({x} AS DOUBLE)"
     start = source.start.astimezone(UTC).replace(tzinfo=None)
-    last = source.first + 100 * 366 * 86_400_000_000 // source.unit_us
-    elapsed = f"CAST(round(({number} - {source.first}) * {source.unit_us}) AS BIGINT)"
-    good = f"{number} >= {source.first} AND {number} <= {last}"
+    longest = min(timedelta(days=100 * 366), LATEST - source.start - timedelta(microseconds=1))
+    last = source.first + longest // timedelta(microseconds=source.unit_us)
+    elapsed = f"CAST(round(({NUMBER} - {source.first}) * {source.unit_us}) AS BIGINT)"
+    good = f"{NUMBER} >= {source.first} AND {NUMBER} <= {last}"
     return Kind(
         column.kind.type,
         f"CASE WHEN {good} THEN TIMESTAMP '{start}' + to_microseconds({elapsed}) END",

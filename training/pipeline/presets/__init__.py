@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from engine.errors import InvalidDataset
-from training.pipeline.schema import COLUMNS
+from training.pipeline.schema import COLUMNS, EARLIEST, LATEST
 
 _FOLDER = Path(__file__).parent
 _UNITS = {"hours": 3_600_000_000, "seconds": 1_000_000}
@@ -63,12 +63,14 @@ class Preset:
     def starting(self, start: datetime) -> "Preset":
         """The same preset, with its counted hours or seconds beginning at `start` (aware).
 
-        Raises InvalidDataset when its times are not counted.
+        Raises InvalidDataset when its times are not counted, or outside the years 1970 to 9998.
         """
         columns = dict(self.columns)
         counted = [name for name, source in columns.items() if source.unit is not None]
         if not counted:
             raise InvalidDataset(f"Preset {self.name} reads times from the file: it has no start.")
+        if not EARLIEST <= start < LATEST:
+            raise InvalidDataset(f"start is {start}; it must be in the years 1970 to 9998.")
         for name in counted:
             columns[name] = msgspec.structs.replace(columns[name], start=start.astimezone(UTC))
         return replace(self, columns=columns)
