@@ -4,6 +4,8 @@ import csv
 import gzip
 import random
 import shutil
+import subprocess
+import sys
 from collections import deque
 from datetime import UTC, datetime
 from pathlib import Path
@@ -508,6 +510,32 @@ class TestBadFiles:
         with pytest.raises(KeyboardInterrupt):
             importing(text(line(1)), progress=interrupt)
         assert list(importing.target.parent.iterdir()) == []
+
+    def test_what_a_killed_import_left_goes_with_the_next(self, importing, tmp_path):
+        path = tmp_path / "mine.csv"
+        path.write_bytes(text(line(1)))
+        program = (
+            "import os, sys, pathlib\n"
+            "from training.pipeline.datasets import import_files\n"
+            "path, target = map(pathlib.Path, sys.argv[1:])\n"
+            "import_files([path], target, 'canonical', progress=lambda *_: os._exit(9))"
+        )
+        arguments = [sys.executable, "-c", program, str(path), str(importing.target)]
+        assert subprocess.run(arguments).returncode == 9
+        (left,) = importing.target.parent.iterdir()
+        assert left.name.startswith(".importing-")
+        importing(path)
+        assert list(importing.target.parent.iterdir()) == [importing.target]
+
+    def test_an_import_at_work_is_left_alone_by_another(self, importing, tmp_path):
+        def import_another(step, _fraction):
+            if step == "sorting":
+                path = tmp_path / "f0.csv"
+                import_files([path], importing.target.with_name("other"), "canonical")
+
+        importing(text(line(1)), progress=import_another)
+        names = sorted(path.name for path in importing.target.parent.iterdir())
+        assert names == ["other", "set"]
 
 
 class TestFingerprint:

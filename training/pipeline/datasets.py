@@ -5,10 +5,11 @@ holds `data.parquet` (sorted by time, then in the files' order), `summary.json`,
 `rejects.csv` with every row that was left out.
 """
 
+import fcntl
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from training.pipeline import staging
 from training.pipeline.presets import Preset, load_preset
 
 DATA, SUMMARY, REJECTS = "data.parquet", "summary.json", "rejects.csv"
+WORK_PREFIX, LOCK = ".importing-", "lock"
 SAMPLES = 10
 MEMORY_LIMIT = "2GB"
 
@@ -90,24 +92,41 @@ def import_files(
     chosen = load_preset(preset) if isinstance(preset, str) else preset
     if start is not None:
         chosen = chosen.starting(start)
-    with staging.failures_refused(f"Importing into {target_dir} failed, and nothing was imported"):
-        target_dir.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{target_dir.name}-", dir=target_dir.parent))
-        try:
-            result = work / "result"
-            result.mkdir()
-            with _connected(work) as connection:
-                staging.create_tables(connection)
-                stager = staging.Stager(connection, chosen, work, skip=skip)
-                importing = _Importing(connection, chosen, stager, progress)
-                summary = importing.run(files, skip, result, target_dir / DATA)
-            (result / SUMMARY).write_bytes(
-                msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n"
-            )
-            result.rename(target_dir)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+    failure = f"Importing into {target_dir} failed, and nothing was imported"
+    with staging.failures_refused(failure), _work_folder(target_dir.parent) as work:
+        result = work / "result"
+        result.mkdir()
+        with _connected(work) as connection:
+            staging.create_tables(connection)
+            stager = staging.Stager(connection, chosen, work, skip=skip)
+            importing = _Importing(connection, chosen, stager, progress)
+            summary = importing.run(files, skip, result, target_dir / DATA)
+        (result / SUMMARY).write_bytes(
+            msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n"
+        )
+        result.rename(target_dir)
     return summary
+
+
+@contextmanager
+def _work_folder(parent: Path) -> Iterator[Path]:
+    """A temporary folder, locked while it is in use, so that the next import can tell whether the
+    one that made it was killed; those are removed here."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.glob(f"{WORK_PREFIX}*/{LOCK}"):
+        with suppress(OSError), left.open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left.parent)
+    made = Path(tempfile.mkdtemp(prefix=".new-", dir=parent))
+    work = made
+    try:
+        with (made / LOCK).open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            # Only now may another import find it.
+            work = made.rename(made.with_name(WORK_PREFIX + made.name.removeprefix(".new-")))
+            yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 @contextmanager
