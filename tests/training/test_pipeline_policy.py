@@ -1,5 +1,8 @@
 """Weights, thresholds, the anomaly scale, and the rules replayed over a data set."""
 
+import tracemalloc
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,7 +18,7 @@ from engine.transaction import country_code
 from tests.training.pipeline_support import make_columns, write_dataset
 from training.pipeline.calibrate import anomaly_scale, choose_thresholds, choose_weights
 from training.pipeline.rules_replay import RuleReplay, countries_before
-from training.pipeline.table import Transactions, read_transactions
+from training.pipeline.table import Text, Transactions, read_transactions
 
 scores = st.lists(st.sampled_from([0.0, 0.1, 0.2, 0.3, 0.5, 0.9, 1.0]), min_size=3, max_size=300)
 
@@ -222,6 +225,22 @@ def test_only_the_last_1000_attempts_and_30_days_count_for_countries(tmp_path):
         expected = countries_30d(events_before(data, row), int(data.created_at[row]))
         assert lists[chosen[row - 900]] == expected
     assert lists[chosen[-1]] == ["FR"]
+
+
+def test_countries_of_many_rows_take_little_memory(busy):
+    rows = 200_000
+    long = replace(
+        busy,
+        source=np.resize(busy.source, rows),
+        created_at=busy.created_at[0] + np.arange(rows) * 1_000_000,
+        text={"country": Text(np.zeros(rows, dtype=np.int32), ("FR",))},
+    )
+    tracemalloc.start()
+    try:
+        countries_before(long, slice(rows - 10, rows))
+        assert tracemalloc.get_traced_memory()[1] < 6 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_country_codes_of_a_column_are_those_of_the_engine(busy):

@@ -170,8 +170,8 @@ def countries_before(
         return lists, result
     seen: dict[int, dict[int, tuple[int, int]]] = {}
     attempts: dict[int, int] = {}
-    columns = (transactions.source, transactions.created_at, country.codes)
-    for row, (wallet, time, code) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
+    values = _row_by_row(transactions.source, transactions.created_at, country.codes)
+    for row, (wallet, time, code) in enumerate(values):
         count = attempts.get(wallet, 0)
         places = seen.setdefault(wallet, {})
         if row >= rows.start:
@@ -189,3 +189,9 @@ def countries_before(
         if code >= 0:
             places[code] = (time, count)
     return lists, result
+
+
+def _row_by_row(*columns: NDArray[Any]) -> Iterator[tuple[Any, ...]]:
+    """The rows as Python's own numbers, of which there is never more than a chunk."""
+    for start in range(0, len(columns[0]), CHUNK):
+        yield from zip(*(column[start : start + CHUNK].tolist() for column in columns), strict=True)
