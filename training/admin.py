@@ -57,6 +57,11 @@ class DatasetAdmin(ReadOnlyAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Dataset | None = None) -> bool:
         return self.allowed(request, "delete") and (obj is None or not obj.runs.exists())
 
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
+        """With a data set that runs used, say that, not that a permission lacks."""
+        deleted, counts, lacking, used_by = super().get_deleted_objects(objs, request)
+        return deleted, counts, set() if used_by else lacking, used_by
+
     def delete_model(self, request: HttpRequest, obj: Dataset) -> None:  # noqa: ARG002
         services.dataset_delete(obj)
 

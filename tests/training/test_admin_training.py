@@ -261,7 +261,10 @@ class TestDatasets:
         address = url("delete", run.dataset_id, model="dataset")
         assert admin.post(address, {"post": "yes"}).status_code == 403
         data = {"action": "delete_selected", "_selected_action": [run.dataset_id], "post": "yes"}
-        admin.post(url("changelist", model="dataset"), data)
+        page = admin.post(url("changelist", model="dataset"), data).content.decode()
+        assert "protected related objects" in page
+        assert f"v{run.version}" in page
+        assert "permission" not in page
         assert Dataset.objects.exists()
 
     def test_an_unused_one_is_deleted_with_its_files(self, admin, settings):
