@@ -1,7 +1,6 @@
 """A login link that works once, for the person who can read this machine's terminal."""
 
 from django.contrib.auth import get_user_model, login
-from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.auth.models import User
 from django.contrib.auth.tokens import PasswordResetTokenGenerator
 from django.http import HttpRequest, HttpResponse
@@ -16,7 +15,7 @@ class LoginTokenGenerator(PasswordResetTokenGenerator):
 
     key_salt = "deployments.login"
 
-    def _make_hash_value(self, user: AbstractBaseUser, timestamp: int) -> str:
+    def _make_hash_value(self, user: User, timestamp: int) -> str:
         # Django's has the last login to the second: a link made in that second would work twice.
         return f"{super()._make_hash_value(user, timestamp)}{user.last_login!r}"
 

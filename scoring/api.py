@@ -8,6 +8,7 @@ from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest, HttpResponse, UnreadablePostError
 from django.utils import timezone
+from gunicorn.http.errors import ParseException
 from rest_framework.exceptions import ParseError, UnsupportedMediaType
 from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.parsers import BaseParser
@@ -75,8 +76,8 @@ def _chunked_body(meta: dict[str, Any]) -> bytes:
     limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
     try:
         body: bytes = meta["wsgi.input"].read(limit + 1)
-    except OSError:
-        raise ParseError("The body ended early.") from None
+    except (OSError, ParseException):
+        raise ParseError("The body ended early, or its chunks are malformed.") from None
     if len(body) > limit:
         raise RequestDataTooBig
     return body

@@ -144,7 +144,7 @@ class KeyRateThrottle(BaseThrottle):
         try:
             cache.add(name, 0, timeout=2 * seconds)
             return bool(cache.incr(name) <= int(limit))
-        except RedisError as error:
+        except (RedisError, ValueError) as error:  # ValueError: evicted between the two
             logger.warning("The rate limit is not applied, the cache does not answer: %s", error)
             return True
 

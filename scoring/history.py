@@ -12,6 +12,7 @@ takes the lock began too early. SQLite has one writer at a time, which BEGIN IMM
 
 # ruff: noqa: S608 (statements are put together from constants; values are always parameters)
 
+import hashlib
 import re
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -39,6 +40,9 @@ from scoring import wire
 
 LOCK_TIMEOUT: Final = "5s"
 """How long a request waits for its wallets before it is answered 503."""
+
+IDLE_TIMEOUT: Final = "10s"
+"""How long a turn may be silent before PostgreSQL ends it."""
 
 _MANY_WALLETS: Final = 64
 _BATCH_LOCK: Final = (0x5E57, 1)
@@ -199,14 +203,20 @@ class _PostgreSQL(Turn):
     _BEGIN = (
         "BEGIN ISOLATION LEVEL READ COMMITTED; "
         f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; "
+        # A server that vanished in mid-turn does not keep its wallets until TCP gives it up.
+        f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_TIMEOUT}'; "
         # A plan is kept: one that was made while the tables were empty has to suit full ones.
         "SET LOCAL enable_seqscan = off; "
     ).encode()
+    # Named after their text, so that no release runs what another prepared on a pooled connection.
+    _NAME = hashlib.sha256(f"{_READ};{_WRITE}".encode()).hexdigest()[:8]
     # The read comes last: where it is prepared, so is the write.
     _PREPARE = (
-        f"PREPARE sentinelle_write ({', '.join(_SQL_TYPES)}) AS {_WRITE}; "
-        f"PREPARE sentinelle_read (text, text, bigint) AS {_READ}; "
+        f"PREPARE write_{_NAME} ({', '.join(_SQL_TYPES)}) AS {_WRITE}; "
+        f"PREPARE read_{_NAME} (text, text, bigint) AS {_READ}; "
     ).encode()
+    _EXECUTE_READ = f"EXECUTE read_{_NAME}(".encode()
+    _EXECUTE_WRITE = f"EXECUTE write_{_NAME}(".encode()
 
     def open(self, *, prepare: bool = False) -> None:
         """Begin, lock and read; with `prepare`, prepare the statements first."""
@@ -218,7 +228,9 @@ class _PostgreSQL(Turn):
             self._BEGIN
             + (self._PREPARE if prepare else b"")
             + b"SELECT pg_advisory_xact_lock(%d), pg_advisory_xact_lock(%d); " % tuple(locks)
-            + b"EXECUTE sentinelle_read(%b)" % wire.literals(key)
+            + self._EXECUTE_READ
+            + wire.literals(key)
+            + b")"
         )
         self.is_known = result.get_value(0, 0) is not None
         self._events = wire.decode_bytea(result.get_value(0, 1))
@@ -227,11 +239,13 @@ class _PostgreSQL(Turn):
             self._failures = np.array([int(each or 0) for each in counts], dtype=np.int64)
 
     def write(self, record: NewRecord) -> None:
-        wire.execute(b"EXECUTE sentinelle_write(%b); COMMIT" % wire.literals(record))
+        wire.execute(self._EXECUTE_WRITE + wire.literals(record) + b"); COMMIT")
         self.is_open = False
 
     def abandon(self) -> None:
         """Undo whatever is open; a connection that can't is not used again."""
+        if connection.connection is None:
+            return
         try:
             wire.execute(b"ROLLBACK")
         except (DatabaseError, InterfaceError):
@@ -301,7 +315,7 @@ def _open_on_postgresql(subject: Transaction) -> _PostgreSQL:
     chose.
     """
     turn = _PostgreSQL(subject)
-    connection.ensure_connection()
+    _connect()
     try:
         turn.open()
     except BaseException as error:
@@ -311,13 +325,21 @@ def _open_on_postgresql(subject: Transaction) -> _PostgreSQL:
             raise
     else:
         return turn
-    connection.ensure_connection()
+    _connect()
     try:
         turn.open(prepare=True)
     except BaseException:
         turn.abandon()
+        connection.close()  # one of the two may be prepared, which a rollback does not undo
         raise
     return turn
+
+
+def _connect() -> None:
+    """Connect where there is no connection. A turn is its check: a cursor in the middle of one must
+    neither ask whether the connection lives nor replace it."""
+    connection.ensure_connection()
+    connection.health_check_done = True  # type: ignore[attr-defined]  # missing in the stubs
 
 
 def stored_decision(transaction_id: str) -> StoredDecision | None:

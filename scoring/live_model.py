@@ -66,6 +66,7 @@ class LiveModel:
         self._refused: tuple[int, int] | None = None
         self._retry_at = 0.0
         self._answered_at = 0.0
+        self._is_loading = False
         self._asked_at = 0.0
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
@@ -83,7 +84,7 @@ class LiveModel:
         self._refresh_without_thread()
         serving = self._serving
         version = serving.scorer.model_version if serving else None
-        if time.monotonic() - self._answered_at > STALE_SECONDS:
+        if not self._is_loading and time.monotonic() - self._answered_at > STALE_SECONDS:
             return Health(version, "The database is out of reach.")
         return Health(version, "" if serving else self._reason)
 
@@ -127,6 +128,7 @@ class LiveModel:
 
     def _load(self, version: ModelVersion, rule_set: RuleSetRow) -> None:
         wanted = (version.pk, rule_set.pk)
+        self._is_loading = True
         try:
             self._serving = _load(version, rule_set, self._serving)
         except Exception as error:  # whatever is wrong with it, what serves goes on
@@ -142,6 +144,9 @@ class LiveModel:
         else:
             self._refused = None
             logger.info("Serving %s with rule set %s", version, rule_set)
+        finally:
+            self._answered_at = time.monotonic()
+            self._is_loading = False
 
     def _follow(self) -> None:
         while not self._stop.wait(settings.LIVE_REFRESH_SECONDS):
@@ -176,8 +181,10 @@ def _pointer() -> LivePointer:
     pointer = live_pointer(settings.MODEL_NAME)
     if settings.MODEL_VERSION == LATEST:
         return pointer
-    model = model_by_name(settings.MODEL_NAME)
-    return pointer._replace(version=version_by_semver(model, settings.MODEL_VERSION))
+    version = version_by_semver(model_by_name(settings.MODEL_NAME), settings.MODEL_VERSION)
+    if not version.deployable:
+        raise NotRegistered(f"v{version.version} was trained on a sample: it can't be served.")
+    return pointer._replace(version=version)
 
 
 def _load(version: ModelVersion, rule_set: RuleSetRow, serving: Serving | None) -> Serving:

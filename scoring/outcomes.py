@@ -37,6 +37,7 @@ class OutcomeReport(msgspec.Struct, frozen=True, kw_only=True):
             msgspec.structs.force_setattr(self, "occurred_at", aware)
         if not is_in_range(self.occurred_at):
             raise ValueError("occurred_at")
+        msgspec.structs.force_setattr(self, "occurred_at", self.occurred_at.astimezone(UTC))
 
 
 _DECODER = msgspec.json.Decoder(

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import msgspec
 from django.conf import settings
 from django.db import IntegrityError, connection, transaction
+from msgspec.structs import replace
 
 from engine.errors import (
     FieldError,
@@ -145,7 +146,8 @@ def _record(
         source_time=effective_time(subject.created_at_us, past.events),
         source_event=event,
         digest=subject.digest(),
-        transaction=_json(subject),
+        # What was used of the features sent is in `features`; the rest is not ours to keep.
+        transaction=_json(replace(subject, features=None) if subject.features else subject),
         context=_json(request.context or _EMPTY_CONTEXT),
         created_at=as_stored(subject.created_at),
         scored_at=as_stored(now),

@@ -11,7 +11,6 @@ from django.db import (
     DataError,
     IntegrityError,
     InterfaceError,
-    ProgrammingError,
 )
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from rest_framework import exceptions
@@ -41,8 +40,9 @@ STATUS_OF_CODE = {
     "NO_MODEL": 503,
     "DATABASE_UNAVAILABLE": 503,
 }
-# Errors of the database that no retry mends.
-_OUR_FAULTS = (DataError, IntegrityError, ProgrammingError)
+# Errors of the database that no retry mends. A missing table is not among them: it is there once
+# the migrations of a deployment have run.
+_OUR_FAULTS = (DataError, IntegrityError)
 _CODE_OF_STATUS = {
     400: "INVALID_REQUEST",
     401: "UNAUTHENTICATED",

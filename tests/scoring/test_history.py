@@ -145,6 +145,16 @@ class TestConnections:
         traffic.send("w", START)
         assert ScoreRecord.objects.count() == 2
 
+    def test_one_that_could_prepare_only_half_is_not_used_again(self, api: Api) -> None:
+        connection.close()
+        name = connection.settings_dict["NAME"]
+        with psycopg.connect(os.environ["DATABASE_URL"], dbname=name) as admin:
+            # What a migration does: a table that only the read names is taken.
+            admin.execute("LOCK TABLE scoring_outcome IN ACCESS EXCLUSIVE MODE")
+            assert api.score(request()).status_code == 503
+            admin.rollback()
+        assert api.score(request()).status_code == 200
+
     def test_wallet_that_is_held_too_long_is_503_and_leaves_no_open_transaction(
         self, api: Api, monkeypatch: Any
     ) -> None:

@@ -9,8 +9,8 @@ from django.conf import settings as django_settings
 
 from deployments import services
 from deployments.models import ModelVersion, RegisteredModel, RuleSet
-from engine.errors import NoModel
-from scoring.live_model import LiveModel
+from engine.errors import InvalidBundle, NoModel
+from scoring.live_model import LiveModel, Serving
 from tests import bundles
 from tests.scoring.conftest import Api
 from tests.scoring.requests import request
@@ -151,6 +151,35 @@ def test_silent_registry_makes_health_say_so(live: LiveModel, monkeypatch: Any) 
     monkeypatch.setattr("scoring.live_model.STALE_SECONDS", 0.0)
     assert live.health().reason == "The database is out of reach."
     assert live.health().model_version == "v1.0.0"
+
+
+def test_loading_a_version_is_not_silence_of_the_registry(
+    live: LiveModel, monkeypatch: Any
+) -> None:
+    live.refresh()
+    bundles.register("1.1.0")
+    bundles.promote("1.1.0")
+    # As in a server, where the thread alone asks the registry.
+    monkeypatch.setattr(live, "_refresh_without_thread", lambda: None)
+    seen = []
+
+    def slow_load(*_: Any) -> Serving:
+        monkeypatch.setattr("scoring.live_model.STALE_SECONDS", 0.0)
+        seen.append(live.health())
+        monkeypatch.setattr("scoring.live_model.STALE_SECONDS", 3.0)
+        raise InvalidBundle("too slow to wait for")
+
+    monkeypatch.setattr("scoring.live_model._load", slow_load)
+    live.refresh()
+    assert seen == [("v1.0.0", "")]
+    assert live.health() == ("v1.0.0", "")
+
+
+def test_pin_to_a_version_of_a_sample_is_refused(live: LiveModel, settings: Any) -> None:
+    bundles.register("1.1.0", deployable=False)
+    settings.MODEL_VERSION = "1.1.0"
+    live.refresh()
+    assert "trained on a sample" in live.health().reason
 
 
 def test_thread_follows_and_stops(live: LiveModel, settings: Any) -> None:

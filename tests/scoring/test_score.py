@@ -1,5 +1,6 @@
 """`POST /score`: the answer, what is kept of it, and asking twice."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -228,3 +229,17 @@ def test_database_that_fails_is_503_and_keeps_nothing(api: Api, monkeypatch: Any
     assert "hidden" not in response.content.decode()
     assert not Attempt.objects.exists()
     assert api.score(request(transaction_id="d")).status_code == 200
+
+
+def test_what_is_unknown_among_features_is_not_kept(api: Api) -> None:
+    body = request()
+    body["transaction"]["features"] = {"historical": {"note": "\x00", "tx_last_10min": 1}}
+    assert api.score(body).status_code == 200
+    record = ScoreRecord.objects.get()
+    assert "note" not in json.dumps(record.transaction)
+    assert record.features["tx_last_10min"] == 1
+    assert record.features_sent == ["tx_last_10min"]
+
+
+def test_any_offset_from_utc_is_taken(api: Api) -> None:
+    assert api.score(request(created_at="2026-01-23T12:00:00+23:59")).status_code == 200

@@ -294,6 +294,9 @@ class TestOverTheWire:
             (f"Content-Length: {len(large)}", large, 413),
             ("Content-Length: 0", b"", 400),
             (f"Content-Length: {len(whole)}", whole[:-10], 400),
+            ("Transfer-Encoding: chunked", b"zz\r\n", 400),
+            ("Transfer-Encoding: chunked", chunk[:40], 400),
+            ("Transfer-Encoding: chunked", b"2\r\n{}XX0\r\n\r\n", 400),
         ):
             answer = self.send(server, head, body)
             assert answer.startswith(f"HTTP/1.1 {status} ".encode()), (head, answer[:300])
