@@ -120,3 +120,9 @@ class OutcomeConflict(SentinelleError):
     """Another outcome of the same transaction was received before."""
 
     code = "OUTCOME_CONFLICT"
+
+
+class IdentityUnavailable(SentinelleError):
+    """Who calls can't be checked now, because the issuer of the token does not answer."""
+
+    code = "IDENTITY_UNAVAILABLE"

@@ -6,6 +6,7 @@ costs no query a request and a revoked key still ends within that time.
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, ClassVar
@@ -21,6 +22,7 @@ from rest_framework.throttling import BaseThrottle
 
 from deployments.models import ApiKey, Scope
 from deployments.selectors import api_key_find
+from scoring.google_tokens import verified_email
 
 logger = logging.getLogger(__name__)
 KEYWORD = "Api-Key"
@@ -71,34 +73,51 @@ key_cache = KeyCache()
 
 
 class ApiKeyAuthentication(BaseAuthentication):
-    """`Authorization: Api-Key KEY`."""
+    """`Authorization: Api-Key KEY`, or `Bearer TOKEN` of a Google account where one is expected."""
 
     def authenticate(self, request: Request) -> tuple[Caller, None] | None:
-        """The caller of a valid key; None without credentials; raises for a wrong one."""
+        """The caller of a valid key or token; None without credentials; raises for wrong ones."""
         header = request.META.get("HTTP_AUTHORIZATION", "")
         if not header:
             return (DEMO_CALLER, None) if _is_demo_visitor(request.META) else None
-        keyword, _, key = header.partition(" ")
-        if keyword.lower() != KEYWORD.lower():
-            raise AuthenticationFailed(f"Authenticate with “Authorization: {KEYWORD} KEY”.")
-        return _caller(key.strip()), None
+        keyword, _, credential = header.partition(" ")
+        if keyword.lower() == KEYWORD.lower():
+            return _caller(credential.strip(), _caller_of_key), None
+        if keyword.lower() == "bearer" and settings.GOOGLE_ID_TOKEN_AUDIENCE:
+            return _caller(credential.strip(), _caller_of_token), None
+        raise AuthenticationFailed(f"Authenticate with “Authorization: {KEYWORD} KEY”.")
 
     def authenticate_header(self, request: Request) -> str:  # noqa: ARG002
         """The value of `WWW-Authenticate`."""
         return KEYWORD
 
 
-def _caller(key: str) -> Caller:
-    digest = ApiKey.digest(key)
+def _caller(credential: str, find: Callable[[str], Caller]) -> Caller:
+    """The caller of a credential, remembered for a while; `find` raises when there is none."""
+    digest = ApiKey.digest(credential)
     if caller := key_cache.get(digest):
         return caller
     read_at = time.monotonic()
+    caller = find(credential)
+    key_cache.put(digest, caller, read_at)
+    return caller
+
+
+def _caller_of_key(key: str) -> Caller:
     found = api_key_find(key)
     if found is None:
         raise AuthenticationFailed("The key is unknown or was revoked.")
-    caller = Caller(str(found.pk), found.name, frozenset(found.scopes))
-    key_cache.put(digest, caller, read_at)
-    return caller
+    return Caller(str(found.pk), found.name, frozenset(found.scopes))
+
+
+def _caller_of_token(token: str) -> Caller:
+    email = verified_email(token)
+    if email is None:
+        raise AuthenticationFailed("The token is not one of Google's for this server, or is old.")
+    scopes = settings.GOOGLE_CALLERS.get(email)
+    if scopes is None:
+        raise AuthenticationFailed(f"{email} is not among the callers of this server.")
+    return Caller(email, email, frozenset(scopes))
 
 
 def _is_demo_visitor(meta: dict[str, Any]) -> bool:

@@ -1,6 +1,7 @@
 """Strict reading of environment variables: a malformed value stops the start and says why."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -51,14 +52,17 @@ def env_int(name: str, default: int, least: int, most: int) -> int:
     return _read(name, default, parse, f"a whole number from {least} to {most}")
 
 
-def env_list(name: str, default: list[str]) -> list[str]:
-    """Words separated by commas."""
-    return _read(
-        name,
-        default,
-        lambda raw: [word.strip() for word in raw.split(",") if word.strip()],
-        "words separated by commas",
-    )
+def env_list(name: str, default: list[str], pattern: str = r".+") -> list[str]:
+    """Words separated by commas, each like `pattern`."""
+
+    def parse(raw: str) -> list[str]:
+        words = [word.strip() for word in raw.split(",") if word.strip()]
+        if not words or not all(re.fullmatch(pattern, word) for word in words):
+            raise ValueError
+        return words
+
+    like = "" if pattern == r".+" else f", each like {pattern}"
+    return _read(name, default, parse, f"words separated by commas{like}")
 
 
 def env_choice(name: str, default: str, choices: list[str]) -> str:

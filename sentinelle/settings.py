@@ -62,6 +62,15 @@ MAX_CLOCK_AHEAD_SECONDS = 300
 # How old what a server believes about the champion and about keys may be.
 LIVE_REFRESH_SECONDS = 0.5
 KEY_CACHE_SECONDS = 2.0
+# Google service accounts that may call: an ID token for this audience, and each account's scopes.
+GOOGLE_ID_TOKEN_AUDIENCE = env_str("GOOGLE_ID_TOKEN_AUDIENCE")
+GOOGLE_CALLERS = {
+    email: scopes.split("+")
+    for email, _, scopes in (
+        entry.partition("=") for entry in env_list("GOOGLE_CALLERS", [], r"[^=\s]+@[^=\s]+=[a-z+]+")
+    )
+}
+GOOGLE_CERTIFICATES_URL = "https://www.googleapis.com/oauth2/v1/certs"
 RATE_LIMIT = env_str("RATE_LIMIT")
 if RATE_LIMIT and not re.fullmatch(r"[1-9]\d*/(s|m|h|d)", RATE_LIMIT):
     raise ImproperlyConfigured(f"RATE_LIMIT is {RATE_LIMIT!r}; expected such as 100/s or 5000/m.")

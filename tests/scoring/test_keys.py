@@ -78,7 +78,9 @@ def test_known_key_costs_no_query(api: Api, django_assert_num_queries: Any) -> N
     key_cache.clear()
     for queries in (1, 0):
         with django_assert_num_queries(queries):
-            assert authentication._caller(api.key).scopes == {"score"}
+            assert authentication._caller(api.key, authentication._caller_of_key).scopes == {
+                "score"
+            }
 
 
 def test_cache_is_bounded(monkeypatch: Any) -> None:

