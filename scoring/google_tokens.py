@@ -63,8 +63,8 @@ def verified_email(token: str) -> str | None:
     from google.auth import exceptions, jwt
 
     try:
-        key_id = jwt.decode_header(token).get("kid")
-        claims: dict[str, Any] = jwt.decode(
+        key_id = jwt.decode_header(token).get("kid")  # type: ignore[no-untyped-call]
+        claims: dict[str, Any] = jwt.decode(  # type: ignore[no-untyped-call]
             token,
             certs=certificates.for_key(key_id),
             audience=settings.GOOGLE_ID_TOKEN_AUDIENCE,
