@@ -19,6 +19,7 @@ COPY --from=build /venv /venv
 COPY --from=build --chown=10001 /app /app
 WORKDIR /app
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 HOST=0.0.0.0 PORT=8000 \
+    SENTINELLE_HOME=/home/sentinelle \
     NUMBA_CACHE_DIR=/app/numba-cache NUMBA_CPU_NAME=generic
 USER 10001
 EXPOSE 8000

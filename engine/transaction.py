@@ -21,8 +21,6 @@ from engine.errors import FieldError, InvalidRequest
 from engine.features.catalogue import CATALOGUE, OWN, OWN_BALANCE
 
 MAX_AMOUNT = 1e9
-AMOUNT_SCALE = 10_000
-"""Amounts are held as integers in ten-thousandths of the currency's unit."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST = datetime(9999, 1, 1, tzinfo=UTC)
