@@ -94,6 +94,29 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         )
 
 
+class MadeByServiceMixin:
+    """A form to add a row that `save_form` makes with a service, in one step."""
+
+    add_title: str
+
+    def save_model(self, *_args: Any) -> None:
+        """`save_form` did it, by the service."""
+
+    def save_related(self, *_args: Any) -> None:
+        """There is nothing else to save."""
+
+    def add_view(
+        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        context = {
+            "title": self.add_title,
+            "show_save_and_continue": False,
+            "show_save_and_add_another": False,
+        } | (extra_context or {})
+        answer: HttpResponse = super().add_view(request, form_url, context)  # type: ignore[misc]
+        return answer
+
+
 class MovesAdmin(ReadOnlyAdmin):
     """Rows that an alias points to: they can be promoted, and the alias rolled back.
 

@@ -12,7 +12,7 @@ from django.shortcuts import redirect
 from django.urls import path
 
 from deployments import services
-from deployments.admin.base import ReadOnlyAdmin, badge, moment
+from deployments.admin.base import MadeByServiceMixin, ReadOnlyAdmin, badge, moment
 from deployments.models import ApiKey, Scope
 
 
@@ -29,9 +29,10 @@ class ApiKeyForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 @admin.register(ApiKey)
-class ApiKeyAdmin(ReadOnlyAdmin):
+class ApiKeyAdmin(MadeByServiceMixin, ReadOnlyAdmin):
     """Keys of callers."""
 
+    add_title = "Make an API key"
     form = ApiKeyForm
     list_display = ["name", "start", "may", "state", "made", "created_by"]
     list_filter = [("revoked_at", admin.EmptyFieldListFilter), "created_at", "created_by"]
@@ -85,22 +86,6 @@ class ApiKeyAdmin(ReadOnlyAdmin):
         )
         request.plain_api_key = plain_key  # type: ignore[attr-defined]
         return key
-
-    def save_model(self, *_args: Any) -> None:
-        """`save_form` did it, by the service."""
-
-    def save_related(self, *_args: Any) -> None:
-        """There is nothing else to save."""
-
-    def add_view(
-        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
-        context = {
-            "title": "Make an API key",
-            "show_save_and_continue": False,
-            "show_save_and_add_another": False,
-        }
-        return super().add_view(request, form_url, context | (extra_context or {}))
 
     def response_add(
         self,

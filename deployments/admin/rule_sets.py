@@ -11,7 +11,7 @@ from django.shortcuts import redirect
 from django.utils.html import format_html, format_html_join
 
 from deployments import artifacts, selectors, services
-from deployments.admin.base import MovesAdmin, badge, moment, who
+from deployments.admin.base import MadeByServiceMixin, MovesAdmin, badge, moment, who
 from deployments.models import RegisteredModel, RuleSet
 from engine.errors import InvalidRuleSet, SentinelleError
 
@@ -47,9 +47,10 @@ class RulesPromoteForm(forms.Form):
 
 
 @admin.register(RuleSet)
-class RuleSetAdmin(MovesAdmin):
+class RuleSetAdmin(MadeByServiceMixin, MovesAdmin):
     """Rule sets. One that was added never changes; a correction is a new one."""
 
+    add_title = "Add a rule set"
     form = RuleSetForm
     list_display = ["title", "serves", "digest", "made", "created_by"]
     list_filter = ["created_at", "created_by"]
@@ -110,12 +111,6 @@ class RuleSetAdmin(MovesAdmin):
             created_by=request.user.get_username(),
         )
 
-    def save_model(self, *_args: Any) -> None:
-        """`save_form` did it, by the service."""
-
-    def save_related(self, *_args: Any) -> None:
-        """There is nothing else to save."""
-
     def promote_page(self, request: HttpRequest, row: RuleSet) -> HttpResponse:
         form = RulesPromoteForm(request.POST or None)
         if form.is_valid():
@@ -145,16 +140,6 @@ class RuleSetAdmin(MovesAdmin):
             seen_rule_set=request.POST.get("seen", ""),
         )
         return f"{model.name} is served with “{event.to_rule_set.name}” again."
-
-    def add_view(
-        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
-    ) -> HttpResponse:
-        context = {
-            "title": "Add a rule set",
-            "show_save_and_continue": False,
-            "show_save_and_add_another": False,
-        }
-        return super().add_view(request, form_url, context | (extra_context or {}))
 
     def response_add(
         self,
