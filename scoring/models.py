@@ -2,8 +2,9 @@
 
 `Attempt` is the history that features are computed from: narrow, so that a wallet's last thousand
 attempts are read in one short scan. `ScoreRecord` is the decision, with everything that explains
-it. `Outcome` says how a transaction ended. Times of the wallet's timeline are integer microseconds
-in UTC (see docs/features.md); everything people read is a `DateTimeField`.
+it. `Outcome` says how a transaction ended, `Label` whether it was fraud; `ConfirmedFraud` is what
+features read of labels. Times of the wallet's timeline are integer microseconds in UTC (see
+docs/features.md); everything people read is a `DateTimeField`.
 """
 
 from django.db import models
@@ -117,3 +118,60 @@ class Outcome(ImmutableModel):
 
     def __str__(self) -> str:
         return f"{self.attempt_id}: {self.status}"
+
+
+class Verdict(models.TextChoices):
+    FRAUD = "fraud"
+    LEGITIMATE = "legitimate"
+
+
+class Label(ImmutableModel):
+    """What someone stated about a transaction, which may not have been scored here (yet).
+
+    Statements are never changed: a correction is another one, and the last received counts.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    transaction_id = models.CharField(max_length=64)
+    verdict = models.CharField(max_length=10, choices=Verdict.choices)
+    known_at = models.DateTimeField(help_text="When it became known")
+    received_at = models.DateTimeField(help_text="When Sentinelle was told")
+    source = models.CharField(max_length=32, blank=True, help_text="chargeback, analyst, …")
+    note = models.CharField(max_length=1_000, blank=True)
+    stated_by = models.CharField(max_length=254, help_text="The name of the key, or the user")
+
+    class Meta:
+        ordering = ["-id"]
+        default_permissions = ("add", "view")
+        indexes = [models.Index(fields=["transaction_id", "id"], name="label_transaction")]
+
+    def __str__(self) -> str:
+        return f"{self.transaction_id}: {self.verdict}"
+
+
+class Side(models.TextChoices):
+    SOURCE = "source"
+    DESTINATION = "destination"
+
+
+class ConfirmedFraud(models.Model):
+    """A transaction whose label is fraud, at its place in the timeline of one of its wallets."""
+
+    id = models.BigAutoField(primary_key=True)
+    side = models.CharField(max_length=11, choices=Side.choices)
+    wallet_id = models.CharField(max_length=64)
+    time = models.BigIntegerField(help_text="Place in that side's timeline of the wallet, µs")
+    attempt = models.ForeignKey(Attempt, on_delete=models.PROTECT, related_name="+", db_index=False)
+    total = models.BigIntegerField(help_text="The wallet's frauds on that side, up to this one")
+
+    class Meta:
+        default_permissions = ()
+        constraints = [
+            models.UniqueConstraint(fields=["attempt", "side"], name="fraud_attempt_side"),
+        ]
+        indexes = [
+            models.Index(fields=["side", "wallet_id", "time", "attempt"], name="fraud_timeline"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.side} {self.wallet_id}: {self.total}"
