@@ -4,10 +4,11 @@ This is the hot path, so it is SQL: on PostgreSQL one round trip opens the trans
 locks and reads, and one more writes and commits. Statements are written once for both databases;
 what differs (locks, round trips) is in `_PostgreSQL` and `_SQLite`.
 
-On PostgreSQL each wallet has an advisory lock, taken in sorted order, so that two transfers in
-opposite directions can't wait for each other. The read is a later statement than the lock: under
-READ COMMITTED each statement sees what was committed when it began, and a statement that also
-takes the lock began too early. SQLite has one writer at a time, which BEGIN IMMEDIATE chooses.
+On PostgreSQL each wallet has an advisory lock, and so has each transaction id, taken in sorted
+order, so that two transfers in opposite directions can't wait for each other. The read is a later
+statement than the lock: under READ COMMITTED each statement sees what was committed when it began,
+and a statement that also takes the lock began too early. SQLite has one writer at a time, which
+BEGIN IMMEDIATE chooses.
 """
 
 # ruff: noqa: S608 (statements are put together from constants; values are always parameters)
@@ -44,10 +45,10 @@ LOCK_TIMEOUT: Final = "5s"
 IDLE_TIMEOUT: Final = "10s"
 """How long a turn may be silent before PostgreSQL ends it."""
 
-_MANY_WALLETS: Final = 64
+_MANY_LOCKS: Final = 64
 _BATCH_LOCK: Final = (0x5E57, 1)
 """PostgreSQL keeps advisory locks in a table of fixed size (about 64 a connection), so requests
-that lock more wallets than that go one at a time. Two 32-bit keys never meet a wallet's 64 bits.
+that take more than that go one at a time. Two 32-bit keys never meet the 64 bits of the others.
 """
 
 _TOTALS = struct.Struct("<3q")
@@ -174,8 +175,7 @@ class Turn:
         return edges
 
     def write(self, record: NewRecord) -> None:
-        """Write the attempt and its record; they are durable when the turn ends. Raises
-        IntegrityError when another turn has just recorded the same transaction id."""
+        """Write the attempt and its record; they are durable when the turn ends."""
         raise NotImplementedError
 
 
@@ -222,12 +222,12 @@ class _PostgreSQL(Turn):
         """Begin, lock and read; with `prepare`, prepare the statements first."""
         subject = self._subject
         source, destination = subject.source_wallet_id, subject.destination_wallet_id
-        locks = sorted((wallet_code(source), wallet_code(destination)))
+        locks = _lock_keys((source, destination), (subject.transaction_id,))
         key = (subject.transaction_id, source, subject.created_at_us)
         result = wire.execute(
             self._BEGIN
             + (self._PREPARE if prepare else b"")
-            + b"SELECT pg_advisory_xact_lock(%d), pg_advisory_xact_lock(%d); " % tuple(locks)
+            + b"SELECT %b; " % b", ".join(b"pg_advisory_xact_lock(%d)" % key for key in locks)
             + self._EXECUTE_READ
             + wire.literals(key)
             + b")"
@@ -289,7 +289,7 @@ class _SQLite(Turn):
 
 @contextmanager
 def open_turn(subject: Transaction) -> Iterator[Turn]:
-    """Wait for both wallets of `subject`, read, and hold them until the block ends.
+    """Wait for `subject`'s wallets and its id, read, and hold them until the block ends.
 
     What `Turn.write` wrote is committed when this returns; nothing is, when it raises.
     """
@@ -352,16 +352,27 @@ def stored_decision(transaction_id: str) -> StoredDecision | None:
     return StoredDecision(bytes(row[0]), *row[1:])
 
 
-def lock_wallets(wallets: Iterable[str]) -> None:
-    """Inside a transaction, wait for these wallets and hold them until it ends."""
+def lock(wallets: Iterable[str], transactions: Iterable[str] = ()) -> None:
+    """Inside a transaction, wait for these wallets and transaction ids and hold them until it
+    ends."""
     if connection.vendor == "sqlite":
         return
-    codes = sorted({wallet_code(wallet) for wallet in wallets})
+    keys = _lock_keys(wallets, transactions)
     with connection.cursor() as cursor:
         cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
-        if len(codes) > _MANY_WALLETS:
+        if len(keys) > _MANY_LOCKS:
             cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", _BATCH_LOCK)
         # A function scan returns an array in its order: sorted, as every turn takes its locks.
-        cursor.execute(
-            "SELECT pg_advisory_xact_lock(code) FROM unnest(%s::bigint[]) AS code", [codes]
-        )
+        cursor.execute("SELECT pg_advisory_xact_lock(key) FROM unnest(%s::bigint[]) AS key", [keys])
+
+
+def _lock_keys(wallets: Iterable[str], transactions: Iterable[str]) -> list[int]:
+    """The advisory keys, in the one order in which all take them."""
+    keys = {wallet_code(wallet) for wallet in wallets}
+    return sorted(keys.union(map(_transaction_key, transactions)))
+
+
+def _transaction_key(transaction_id: str) -> int:
+    """Another 64 bits than those of a wallet with the same name."""
+    digest = hashlib.blake2b(transaction_id.encode(), digest_size=8, person=b"transaction")
+    return int.from_bytes(digest.digest(), "little", signed=True)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 from django.conf import settings
-from django.db import IntegrityError, connection, transaction
+from django.db import connection, transaction
 from msgspec.structs import replace
 
 from engine.errors import (
@@ -71,15 +71,9 @@ def score(body: bytes, now: datetime) -> Scored:
             [FieldError("transaction.created_at", f"later than {now.isoformat()}")],
         )
     live_model.serving()  # Without a model, no wallet is worth waiting for.
-    try:
-        with history.open_turn(subject) as turn:
-            if not turn.is_known:
-                return Scored(_decide(request, turn, now), is_replay=False)
-    except IntegrityError:
-        # The same id, sent with other wallets, was recorded while this one waited for none of
-        # them. Anything else that is wrong with the rows is a fault of ours.
-        if history.stored_decision(subject.transaction_id) is None:
-            raise
+    with history.open_turn(subject) as turn:
+        if not turn.is_known:
+            return Scored(_decide(request, turn, now), is_replay=False)
     return Scored(_replay(subject), is_replay=True)
 
 
@@ -187,7 +181,7 @@ def outcomes_record(body: bytes, now: datetime) -> Receipt:
     reports = decode_outcomes(body)
     with transaction.atomic(durable=True):
         attempts = _attempts_of(reports)
-        history.lock_wallets(attempt.source_wallet_id for attempt in attempts.values())
+        history.lock(attempt.source_wallet_id for attempt in attempts.values())
         known = dict(
             Outcome.objects.filter(attempt__in=attempts.values()).values_list(
                 "attempt__transaction_id", "status"
