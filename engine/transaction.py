@@ -1,4 +1,4 @@
-"""What a caller sends to `/score`: decoded, validated and normalised.
+"""What a caller sends to `/score` and `/score/batch`: decoded, validated and normalised.
 
 The fast path is one msgspec decode. Only after it fails is the body walked field by field, so
 that the answer names every fault at once. The `description` of each constraint is the sentence
@@ -21,6 +21,8 @@ from engine.errors import FieldError, InvalidRequest
 from engine.features.catalogue import CATALOGUE, OWN, OWN_BALANCE
 
 MAX_AMOUNT = 1e9
+MAX_ATTRIBUTES = 64
+MAX_BATCH = 1_000
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST = datetime(9999, 1, 1, tzinfo=UTC)
@@ -57,6 +59,31 @@ Age = Annotated[float, Meta(ge=0, le=1e12, description="a finite number from 0 t
 Direction = Annotated[Literal["outgoing", "incoming"], Meta(description='"outgoing" or "incoming"')]
 Timestamp = Annotated[
     datetime, Meta(description="an RFC 3339 date and time in the years 1970 to 9998")
+]
+ATTRIBUTE_NAME = r"^[a-z][a-z0-9_]{0,39}\Z"
+AttributeName = Annotated[
+    str,
+    Meta(
+        pattern=ATTRIBUTE_NAME,
+        description="names of 1 to 40 of a-z, 0-9 and _, beginning with a letter",
+    ),
+]
+AttributeValue = Annotated[
+    bool
+    | Annotated[float, Meta(ge=-1e18, le=1e18)]
+    | Annotated[str, Meta(pattern=_TEXT % 64)]
+    | None,
+    Meta(
+        description="a finite number from -1e18 to 1e18, a boolean, a string of 1 to 64 "
+        "characters without control characters, or null"
+    ),
+]
+Attributes = Annotated[
+    dict[AttributeName, AttributeValue],
+    Meta(
+        max_length=MAX_ATTRIBUTES,
+        description=f"a JSON object of at most {MAX_ATTRIBUTES} attributes",
+    ),
 ]
 
 
@@ -109,7 +136,11 @@ class Features(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Transaction(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempted transfer. Codes are upper-cased; a missing direction is `outgoing`."""
+    """One attempted transfer. Codes are upper-cased; a missing direction is `outgoing`.
+
+    `attributes` are what a team knows of its transactions beyond these fields, by name: floats,
+    booleans and text. A null is as good as absent, so None are left, and no empty object.
+    """
 
     transaction_id: Identifier
     amount: Amount
@@ -122,6 +153,7 @@ class Transaction(msgspec.Struct, frozen=True, kw_only=True):
     initiator_user_id: Identifier | None = None
     country: Country | None = None
     city: City | None = None
+    attributes: Attributes | None = None
     features: Features | None = None
 
     def __post_init__(self) -> None:
@@ -132,6 +164,9 @@ class Transaction(msgspec.Struct, frozen=True, kw_only=True):
             normalise(self, "country", self.country.upper())
         if self.direction is None:
             normalise(self, "direction", "outgoing")
+        if self.attributes is not None:
+            known = {name: value for name, value in self.attributes.items() if value is not None}
+            normalise(self, "attributes", known or None)
         if self.created_at.tzinfo is None:
             normalise(self, "created_at", self.created_at.replace(tzinfo=UTC))
         elif is_in_range(self.created_at):
@@ -150,7 +185,7 @@ class Transaction(msgspec.Struct, frozen=True, kw_only=True):
 
     def digest(self) -> bytes:
         """Return the SHA-256 that identifies this transaction: every field but its features."""
-        identity = (
+        identity: tuple[Any, ...] = (
             self.transaction_id,
             self.amount_units,
             self.currency,
@@ -163,6 +198,8 @@ class Transaction(msgspec.Struct, frozen=True, kw_only=True):
             self.country,
             self.city,
         )
+        if self.attributes:  # Digests from before there were attributes stay what they are.
+            identity = (*identity, sorted(self.attributes.items()))
         return hashlib.sha256(msgspec.json.encode(identity)).digest()
 
 
@@ -248,6 +285,50 @@ def decode_score_request(body: bytes) -> ScoreRequest:
 
 
 _DECODER = msgspec.json.Decoder(ScoreRequest)
+
+
+def decode_score_requests(body: bytes) -> list[ScoreRequest | InvalidRequest]:
+    """Decode the body of `POST /score/batch`: `{"transactions": [...]}`, 1 to 1,000 of them.
+
+    Each item is what `POST /score` takes, and is decoded on its own: the result has, in the order
+    of the items, a request or the error that `decode_score_request` would have raised (its fields
+    are named from the item on, such as `transaction.amount`). Unknown keys beside `transactions`
+    are ignored.
+
+    Raises InvalidRequest for a body that is no such list, on the field `transactions` or `body`.
+    """
+    try:
+        items = [bytes(raw) for raw in _BATCH_DECODER.decode(body).transactions]
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        items = _lenient_items(body)
+    return [_decoded_or_error(item) for item in items]
+
+
+class _Batch(msgspec.Struct):
+    transactions: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=MAX_BATCH)]
+
+
+_BATCH_DECODER = msgspec.json.Decoder(_Batch)
+
+
+def _lenient_items(body: bytes) -> list[bytes]:
+    """The items of a batch that is not JSON only for what one of them holds, such as NaN."""
+    raw = parse_json(body)
+    if not isinstance(raw, dict):
+        raise invalid_request([FieldError("body", "expected a JSON object")])
+    items = raw.get("transactions")
+    if not isinstance(items, list) or not 1 <= len(items) <= MAX_BATCH:
+        expected = f"expected a list of 1 to {MAX_BATCH} requests"
+        missing = "transactions" not in raw
+        raise invalid_request([FieldError("transactions", "is required" if missing else expected)])
+    return [json.dumps(item, default=lambda _: math.nan).encode() for item in items]
+
+
+def _decoded_or_error(body: bytes) -> ScoreRequest | InvalidRequest:
+    try:
+        return decode_score_request(body)
+    except InvalidRequest as error:
+        return error
 
 
 def invalid_request(faults: Sequence[FieldError]) -> InvalidRequest:
@@ -356,6 +437,9 @@ def struct_faults(
                 yield FieldError(here, "is required")
             continue
         value = raw[field.name]
+        if field.type == Attributes | None and isinstance(value, dict):
+            yield from _attribute_faults(value, here)
+            continue
         nested = _nested_struct(field.type)
         if nested is not None and isinstance(value, dict):
             yield from struct_faults(nested, value, here + ".")
@@ -375,6 +459,18 @@ def _value_faults(value: object, expected: Any, path: str) -> Iterator[FieldErro
         aware = converted if converted.tzinfo else converted.replace(tzinfo=UTC)
         if not is_in_range(aware):
             yield _unexpected(path, expected)
+
+
+def _attribute_faults(raw: Mapping[str, Any], path: str) -> Iterator[FieldError]:
+    if len(raw) > MAX_ATTRIBUTES:
+        yield _unexpected(path, Attributes)
+        return
+    for name, value in raw.items():
+        if re.match(ATTRIBUTE_NAME, name):
+            yield from _value_faults(value, AttributeValue, f"{path}.{name}")
+        else:
+            expected = _unexpected(path, AttributeName).message
+            yield FieldError(path, f"{expected}; got {name[:64]!r}")
 
 
 def _raw_override_faults(raw: Mapping[str, Any], path: str) -> Iterator[FieldError]:

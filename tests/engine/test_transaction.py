@@ -1,3 +1,4 @@
+import contextlib
 import json
 import re
 from datetime import UTC, datetime, timedelta, timezone
@@ -10,9 +11,12 @@ from hypothesis import strategies as st
 
 from engine.errors import InvalidRequest
 from engine.transaction import (
+    MAX_BATCH,
+    ScoreRequest,
     amount_to_units,
     country_code,
     decode_score_request,
+    decode_score_requests,
     wallet_code,
 )
 from tests.engine.requests import EXAMPLE, MISSING, body, request
@@ -323,6 +327,159 @@ CHANGED = {
     "country": None,
     "city": "paris",
 }
+
+
+def test_the_identity_of_a_transaction_without_attributes_never_changes() -> None:
+    # Digests are stored, so a retry after an upgrade must find its decision.
+    assert request().transaction.digest().hex() == (
+        "c185c0532cded5d0524f43ff634d0f127c2dea3418414ef236fda207bc8b611a"
+    )
+
+
+@pytest.mark.parametrize("attributes", [None, {}, {"mcc": None}])
+def test_no_attributes_are_the_same_as_none(attributes: object) -> None:
+    transaction = request({"transaction.attributes": attributes}).transaction
+    assert transaction.attributes is None
+    assert transaction.digest() == request().transaction.digest()
+
+
+def test_attributes_are_part_of_the_identity() -> None:
+    sent = [
+        {"mcc": "5411"}, {"mcc": "5412"}, {"mcc": 5411}, {"mcd": "5411"}, {"mcc": "5411", "n": 1},
+        {"mcc": "5411", "n": True}, {"mcc": "1", "n": "5411"}, {},
+    ]  # fmt: skip
+    digests = {request({"transaction.attributes": each}).transaction.digest() for each in sent}
+    assert len(digests) == len(sent)
+    ordered, other_way = (
+        request({"transaction.attributes": each}).transaction.digest()
+        for each in ({"a": 1, "b": "x", "c": None}, {"b": "x", "a": 1.0})
+    )
+    assert ordered == other_way
+
+
+def test_attributes_are_numbers_booleans_and_text() -> None:
+    sent = {"mcc": "5411", "amount": 1, "is_new": False, "day_2": 0.5}
+    decoded = request({"transaction.attributes": sent | {"gone": None}}).transaction.attributes
+    assert decoded == sent
+    assert [type(value) for value in (decoded or {}).values()] == [str, float, bool, float]
+
+
+def test_sixty_four_attributes_are_taken_and_not_one_more() -> None:
+    sent = {f"a{n}" + "x" * 37: "v" * 64 for n in range(10, 74)}
+    assert request({"transaction.attributes": sent}).transaction.attributes == sent
+    found = faults(body({"transaction.attributes": sent | {"b": []}}))
+    assert found == {"transaction.attributes": "expected a JSON object of at most 64 attributes"}
+
+
+@pytest.mark.parametrize("value", [[], {}, "", "x" * 65, "a\nb", 1e19, -(10**30)])
+def test_an_attribute_of_no_kind_is_refused_at_its_name(value: Any) -> None:
+    assert faulty_fields(
+        {"transaction.attributes": {"fine": 1, "mcc": value, "other": value}, "context.user": 1}
+    ) == {"transaction.attributes.mcc", "transaction.attributes.other", "context.user"}
+
+
+@pytest.mark.parametrize("literal", ["NaN", "Infinity", "1e400", '"\\ud800"'])
+def test_an_attribute_is_finite_and_text(literal: str) -> None:
+    found = faults(with_literal("transaction.attributes.mcc", literal))
+    assert set(found) == {"transaction.attributes.mcc"}
+
+
+@pytest.mark.parametrize("name", ["", "Mcc", "1st", "_a", "a-b", "a.b", "a\n", "é", "x" * 41])
+def test_an_attribute_of_a_wrong_name_is_refused(name: str) -> None:
+    found = faults(body({"transaction.attributes": {name: 1}}))
+    assert set(found) == {"transaction.attributes"}
+    assert found["transaction.attributes"].endswith(f"; got {name!r}")
+
+
+def batch(*items: bytes) -> bytes:
+    return b'{"transactions": [%s]}' % b", ".join(items)
+
+
+def outcome(item: ScoreRequest | InvalidRequest) -> object:
+    """What tells a result apart: the request, or the faults."""
+    return item if isinstance(item, ScoreRequest) else item.errors
+
+
+def alone(item: bytes) -> object:
+    try:
+        return decode_score_request(item)
+    except InvalidRequest as error:
+        return error.errors
+
+
+ITEMS = {
+    "good": body(),
+    "another": body({"transaction.transaction_id": "tx_002", "transaction.attributes": {"n": 1}}),
+    "wrong": body({"transaction.amount": "x", "transaction.currency": MISSING}),
+    "override": body({"features.historical.avg_amount_30d": "x"}),
+    "attribute": body({"transaction.attributes": {"mcc": []}}),
+    "not finite": with_literal("transaction.amount", "NaN"),
+    "too large": with_literal("context.source_wallet.balance", "1e400"),
+    "many digits": with_literal("transaction.amount", "9" * 5000),
+    "surrogate": with_literal("transaction.city", r'"\ud800"'),
+    "empty": b"{}",
+    "null": b"null",
+    "list": b"[]",
+}
+
+
+@given(st.lists(st.sampled_from(sorted(ITEMS)), min_size=1, max_size=8))
+def test_each_item_of_a_batch_is_decoded_as_if_it_came_alone(names: list[str]) -> None:
+    items = [ITEMS[name] for name in names]
+    assert [outcome(item) for item in decode_score_requests(batch(*items))] == [
+        alone(item) for item in items
+    ]
+
+
+def test_a_batch_of_a_thousand_is_decoded_and_not_one_more() -> None:
+    ids = [f"tx_{n}" for n in range(MAX_BATCH)]
+    items = [body({"transaction.transaction_id": each}) for each in ids]
+    decoded = decode_score_requests(batch(*items))
+    assert [item.transaction.transaction_id for item in decoded] == ids  # type: ignore[union-attr]
+    with pytest.raises(InvalidRequest) as caught:
+        decode_score_requests(batch(*items, body()))
+    (fault,) = caught.value.errors
+    assert fault == ("transactions", "expected a list of 1 to 1000 requests")
+
+
+@pytest.mark.parametrize(
+    ("raw", "field", "message"),
+    [
+        (b"", "body", "not valid JSON"),
+        (b"[]", "body", "expected a JSON object"),
+        (body(), "transactions", "is required"),
+        (b'{"transactions": {}}', "transactions", "expected a list of 1 to 1000"),
+        (b'{"transactions": null}', "transactions", "expected a list of 1 to 1000"),
+        (batch(), "transactions", "expected a list of 1 to 1000"),
+        (batch(body())[:-1], "body", "not valid JSON"),
+        (batch(body()) + b"x", "body", "not valid JSON"),
+        (batch(body(), b"{"), "body", "not valid JSON"),
+        (batch(b"\xff"), "body", "not valid UTF-8"),
+        (batch(b"[" * 100_000), "body", "nested too deeply"),
+    ],
+)
+def test_a_body_that_is_no_batch_is_refused_as_a_whole(
+    raw: bytes, field: str, message: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        decode_score_requests(raw)
+    (fault,) = caught.value.errors
+    assert fault.field == field
+    assert fault.message.startswith(message)
+
+
+def test_text_that_is_not_utf_8_spoils_its_item_alone() -> None:
+    spoilt, good = decode_score_requests(batch(body().replace(b"Paris", b"Par\xe9s"), body()))
+    assert outcome(spoilt) == (("body", "not valid UTF-8"),)
+    assert good == request()
+
+
+@given(st.binary(max_size=100))
+def test_any_bytes_are_no_batch_or_spoil_an_item(raw: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        decode_score_requests(raw)
+    with contextlib.suppress(InvalidRequest):
+        assert decode_score_requests(batch(raw, body()))[-1] == request()
 
 
 def test_the_identity_covers_every_field_but_the_features() -> None:
