@@ -38,6 +38,29 @@ class SentinelleCommand(BaseCommand):
             raise CommandError(error.detail) from error
 
 
+class ShownProgress:
+    """Shows progress: one line that moves on a terminal, a line for each step elsewhere."""
+
+    def __init__(self, command: BaseCommand) -> None:
+        self._out = command.stdout
+        self._moving = bool(command.stdout.isatty())
+        self._step = ""
+
+    def __call__(self, step: str, fraction: float) -> None:
+        """Show what is being done and the share of the whole that is, 0 to 1."""
+        if self._moving:
+            self._out.write(f"\r\033[K{fraction:4.0%} {step}", ending="")
+            self._out.flush()
+        elif step != self._step:
+            self._out.write(step)
+        self._step = step
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self._moving and self._step:
+            self._out.write("")
+
+
 def system_user() -> str:
     """Who runs the command, as the operating system knows them."""
     try:

@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from deployments.management.base import SentinelleCommand
+from deployments.management.base import SentinelleCommand, ShownProgress
 from training import services
 from training.management.commands.simulate import parse_date
 from training.models import Dataset
@@ -40,7 +40,7 @@ A data set is imported whole or not at all. docs/datasets.md describes the colum
         self._report(dataset)
 
     def _import(self, name: str, files: list[Path], options: dict[str, Any]) -> Dataset:
-        shown = _Shown(self)
+        shown = ShownProgress(self)
         start: datetime | None = options["start"]
         try:
             return services.dataset_import(
@@ -74,25 +74,3 @@ A data set is imported whole or not at all. docs/datasets.md describes the colum
                 self.style.WARNING(f"{dataset.rejected:,} rows were left out: {rejects}")
             )
             self.stdout.write(listed)
-
-
-class _Shown:
-    """Shows progress: one line that moves on a terminal, a line for each step elsewhere."""
-
-    def __init__(self, command: SentinelleCommand) -> None:
-        self._out = command.stdout
-        self._moving = bool(command.stdout.isatty())
-        self._step = ""
-
-    def __call__(self, step: str, fraction: float) -> None:
-        if self._moving:
-            self._out.write(f"\r\033[K{fraction:4.0%} {step}", ending="")
-            self._out.flush()
-        elif step != self._step:
-            self._out.write(step)
-        self._step = step
-
-    def end(self) -> None:
-        """Leave the line."""
-        if self._moving and self._step:
-            self._out.write("")
