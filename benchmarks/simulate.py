@@ -25,7 +25,7 @@ from sklearn.preprocessing import StandardScaler
 from engine.policy import Policy
 from engine.rules import RuleSet
 from training.pipeline.datasets import import_files
-from training.pipeline.evaluate import recall_at_share
+from training.pipeline.evaluate import rank
 from training.pipeline.fit import fit_supervised, supervised_score
 from training.pipeline.prepare import Prepared, prepare, split_data
 from training.pipeline.rules_replay import Replayed, RuleReplay
@@ -33,7 +33,6 @@ from training.pipeline.simulate import simulate
 from training.pipeline.split import Split
 from training.pipeline.table import Transactions, read_transactions
 
-ALERTS = 0.01
 NEVER = Policy(review=2.0, block=2.0)
 
 
@@ -98,7 +97,7 @@ def detection(path: Path) -> dict[str, float]:
     return {
         "fraud_rate": float(labels.mean()),
         "honest_blocked_by_rules": float(rules.rule_blocked[~tested].mean()),
-        **{f"recall_{name}": recall_at_share(s, tested, ALERTS) for name, s in scores.items()},
+        **{f"recall_{name}": rank(s, tested)["recall_at_1_percent"] for name, s in scores.items()},
     }
 
 

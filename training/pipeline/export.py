@@ -18,7 +18,6 @@ from engine.features.schema import FeatureSchema
 from engine.policy import PiecewiseLinear, Policy
 from engine.store import Store
 from engine.trees import SupervisedModel, UnsupervisedModel, serialize
-from training.pipeline.evaluate import quantiles
 from training.pipeline.fit import Supervised, Unsupervised, fill_missing, supervised_score
 from training.pipeline.run_folder import BUNDLE
 from training.pipeline.spec import RunSpec
@@ -200,6 +199,14 @@ def baseline(
         "scores": {name: {"percentiles": quantiles(values)} for name, values in scores.items()},
     }
     return msgspec.json.encode(content)
+
+
+def quantiles(values: NDArray[np.float64]) -> list[float | None]:
+    """The 101 percentiles of the known values, None throughout where no value is known."""
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return [None] * 101
+    return [float(value) for value in np.quantile(known, np.linspace(0, 1, 101))]
 
 
 def predictions_parquet(

@@ -27,6 +27,16 @@ class Budgets(msgspec.Struct, frozen=True, kw_only=True):
     review: float = 0.01
 
 
+class Costs(msgspec.Struct, frozen=True, kw_only=True):
+    """What a decision costs, in units of the currency. A fraud that is let through costs its
+    amount; one that is reviewed or blocked costs nothing more than the review."""
+
+    review: float
+    """Looking at one transaction."""
+    block_legitimate: float
+    """Blocking one that was legitimate."""
+
+
 class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True):
     """Overrides for the two estimators, by scikit-learn's names."""
 

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.features.kernel import UNITS
 from engine.policy import PiecewiseLinear, Policy
 from engine.rules import RuleSet
 from training.pipeline.calibrate import Thresholds, anomaly_scale, choose_thresholds, choose_weights
-from training.pipeline.evaluate import curves, evaluate
+from training.pipeline.evaluate import Scores, TestPart, curves, evaluate
 from training.pipeline.export import (
     Training,
     check_export,
@@ -36,7 +37,7 @@ from training.pipeline.rules_replay import Replayed, RuleReplay
 from training.pipeline.run_folder import PREDICTIONS, RunFolder
 from training.pipeline.spec import Budgets, RunSpec
 from training.pipeline.split import Split
-from training.pipeline.table import Transactions, read_transactions
+from training.pipeline.table import Text, Transactions, read_transactions
 
 # Thresholds and past blocks depend on one another; they settle in two rounds or three.
 POLICY_ROUNDS = 4
@@ -126,7 +127,7 @@ def train(spec: RunSpec, folder: RunFolder) -> dict[str, Any]:
             data, split, prepared, supervised, unsupervised, rules, spec.budgets, progress
         )
     with progress.stage("evaluate"):
-        metrics, drawn = _evaluate(data, split, decided)
+        metrics, drawn = _evaluate(data, split, decided, spec.seed)
         folder.store.write(PREDICTIONS, _predictions(data, split, decided))
     with progress.stage("export"):
         files = export_models(supervised, unsupervised)
@@ -270,22 +271,27 @@ def _fit_supervised(
 
 
 def _evaluate(
-    data: Transactions, split: Split, decided: Decided
+    data: Transactions, split: Split, decided: Decided, seed: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    labels = data.is_fraud[split.test]
     test = _test_part(split)
-    supervised, unsupervised = decided.supervised[test], decided.unsupervised[test]
-    risk = decided.replayed.risk[test]
-    metrics = evaluate(
-        labels,
-        supervised,
-        unsupervised,
-        risk,
-        decided.replayed.rule_blocked[test],
-        {"review": decided.policy.review, "block": decided.policy.block},
+    types = data.text["transaction_type"]
+    part = TestPart(
+        labels=data.is_fraud[split.test],
+        amount=data.amount[split.test] / UNITS,
+        source=data.source[split.test],
+        created_at=data.created_at[split.test],
+        transaction_type=Text(types.codes[split.test], types.names),
+        scores=Scores(
+            supervised=decided.supervised[test],
+            unsupervised=decided.unsupervised[test],
+            rule_score=decided.replayed.rule_score[test],
+            rule_blocked=decided.replayed.rule_blocked[test],
+            risk=decided.replayed.risk[test],
+        ),
     )
-    scores = {"supervised": supervised, "unsupervised": unsupervised, "risk": risk}
-    return metrics, curves(labels, scores)
+    thresholds = {"review": decided.policy.review, "block": decided.policy.block}
+    metrics = evaluate(part, thresholds, baselines={}, costs=None, seed=seed)
+    return metrics, curves(part, thresholds, baselines={}, seed=seed)
 
 
 def _predictions(data: Transactions, split: Split, decided: Decided) -> bytes:
