@@ -8,7 +8,7 @@ unknown input means "does not hold". docs/rules.md describes the format for peop
 import hashlib
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, NamedTuple
@@ -117,14 +117,30 @@ class RuleSet:
         return cls.from_toml(default_rules_text())
 
     def evaluate(self, context: Mapping[str, Any]) -> RuleResult:
-        """Evaluate every rule in a context that has all VARIABLES (see `rule_context`)."""
+        """Evaluate every rule in a context that has their inputs (see `rule_context`)."""
+        return self.result(self.branches(context))
+
+    def branches(self, context: Mapping[str, Any]) -> Sequence[int]:
+        """Return for each rule the number of its branch that holds, from 1, or 0."""
         if self._program is None:
-            return RuleResult((), (), 0.0, ())
+            return ()
+        numbers: list[int] = self._program.execute(context)
+        return numbers
+
+    def part(self, rules: Sequence[int]) -> "RuleSet":
+        """Return some of the rules, given by their positions, as a set of their own.
+
+        No rule sees another, so `branches` says the same of each as in the whole set.
+        """
+        return RuleSet(self.text, [self.rules[at] for at in rules])
+
+    def result(self, branches: Sequence[int]) -> RuleResult:
+        """Return what the rules say together, given the branch of each that holds."""
         fired: list[str] = []
         blocks: list[str] = []
         raised: list[str] = []
         boosts = 0.0
-        for rule, number in zip(self.rules, self._program.execute(context), strict=True):
+        for rule, number in zip(self.rules, branches, strict=True):
             if not number:
                 continue
             fired.append(rule.id)
@@ -169,12 +185,12 @@ def rule_context(
     currency units. NaN reads as unknown, like None.
     """
     return {
-        "amount": amount / _UNITS,
+        "amount": _in_currency(amount),
         "currency": currency,
         "direction": direction,
         "transaction_type": transaction_type,
         "country": country,
-        "hour": float(created_at // _MICROSECONDS_PER_HOUR % 24),
+        "hour": _hour(created_at),
         "same_wallet": same_wallet,
         "source_balance": _known(source_balance),
         "source_status": source_status,
@@ -184,14 +200,41 @@ def rule_context(
         "user_risk_level": user_risk_level,
         "avg_amount_30d": _known(avg_amount_30d),
         "tx_last_10min": _known(tx_last_10min),
-        "is_new_beneficiary": None if math.isnan(is_new_beneficiary) else is_new_beneficiary > 0,
+        "is_new_beneficiary": _flag(is_new_beneficiary),
         "blocked_tx_last_24h": _known(blocked_tx_last_24h),
         "user_country_history": list(user_country_history),
     }
 
 
+def _in_currency(amount: int) -> float:
+    return amount / _UNITS
+
+
+def _hour(created_at: int) -> float:
+    return float(created_at // _MICROSECONDS_PER_HOUR % 24)
+
+
 def _known(value: float | None) -> float | None:
     return None if value is None or math.isnan(value) else float(value)
+
+
+def _flag(value: float) -> bool | None:
+    return None if math.isnan(value) else value > 0
+
+
+CONVERSIONS: Final[Mapping[str, Callable[[Any], Any]]] = MappingProxyType(
+    {
+        "amount": _in_currency,
+        "hour": _hour,
+        "source_balance": _known,
+        "account_age_minutes": _known,
+        "avg_amount_30d": _known,
+        "tx_last_10min": _known,
+        "blocked_tx_last_24h": _known,
+        "is_new_beneficiary": _flag,
+    }
+)
+"""How `rule_context` makes a variable of what it is given; it takes the others as they are."""
 
 
 def _id_order(rule: Rule) -> tuple[str, int]:

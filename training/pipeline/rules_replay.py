@@ -1,28 +1,63 @@
 """The rules over a data set, as if Sentinelle had scored its rows one after the other.
 
+The rule engine evaluates them; it is only asked less often. A rule reads few of a row's values, so
+it is evaluated once for each distinct combination of them. Rules of which hardly a combination
+occurs twice are evaluated together, row by row.
+
 A rule may read what Sentinelle itself decided before (R15 counts the wallet's blocks of the last
 24 hours), and what it decided depends on the thresholds, which are being tuned. So every row is
 first evaluated once as if nothing had been blocked before it; then, for given thresholds, only the
 rows that follow a block of their wallet are evaluated again, in order. Blocks are replayed from the
-first row given (the validation part): what happened before that is taken as not blocked.
+first row given: what happened before that is taken as not blocked.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.features.catalogue import DAY, FEATURE_INDEX
+from engine.features.catalogue import DAY, FEATURE_INDEX, HOUR
 from engine.features.kernel import TAIL
 from engine.policy import Policy
-from engine.rules import RuleSet, rule_context
+from engine.rules import CONVERSIONS, RuleResult, RuleSet
 from training.pipeline.table import Transactions
 
 COUNTRY_WINDOW = 30 * DAY
-# Rows whose contexts are made at a time: Python objects for all of them would take gigabytes.
-CHUNK = 20_000
+# Rows whose combinations are looked for at a time. Python objects for all of them would take
+# gigabytes; in fewer rows fewer repeat.
+CHUNK = 200_000
+WALKED = 20_000
+# Evaluating one rule more in the same context costs about half of a context of its own.
+RARELY_TWICE = 0.5
+
+COUNTRIES, BLOCKS = "user_country_history", "blocked_tx_last_24h"
+_TEXTS = {
+    "currency": "currency",
+    "direction": "direction",
+    "transaction_type": "transaction_type",
+    "country": "country",
+    "source_status": "source_wallet_status",
+    "destination_status": "destination_wallet_status",
+    "user_status": "user_status",
+    "user_risk_level": "user_risk_level",
+}
+"""The variables that are text, and the columns that hold them."""
+
+PastBlocks = dict[int, deque[int]]
+"""By wallet: the times of its blocks that are not yet known to be older than 24 hours."""
+
+
+class CountriesBefore(NamedTuple):
+    """The countries that each row's source wallet was in during the 30 days before it."""
+
+    lists: list[list[str]]
+    """The distinct lists, sorted."""
+    codes: NDArray[np.int32]
+    """(rows,) which of them is each row's."""
 
 
 class Replayed(NamedTuple):
@@ -33,6 +68,10 @@ class Replayed(NamedTuple):
     """min(1, sum of boosts); 1 where a rule blocks."""
     risk: NDArray[np.float64]
     """The risk score in [0, 1]; 1 where a rule blocks."""
+    blocks_before: NDArray[np.int32]
+    """The wallet's blocks during the 24 hours before."""
+    results: NDArray[np.int32]
+    """What the rules say: positions in `RuleReplay.results`."""
 
 
 class RuleReplay:
@@ -41,8 +80,9 @@ class RuleReplay:
     Args:
         transactions: the whole data set: the history of countries begins at its first row.
         history: (rows, len(CATALOGUE)) from `engine.features.replay`, of `rows` only.
-        rows: which rows to evaluate; they end the data set.
+        rows: which rows to evaluate.
         progress: called with the number of rows evaluated so far.
+        countries: `countries_before` of `rows`, when it is known already.
     """
 
     def __init__(
@@ -52,126 +92,245 @@ class RuleReplay:
         history: NDArray[np.float64],
         rows: slice,
         progress: Callable[[int], None] = lambda _: None,
+        countries: CountriesBefore | None = None,
     ) -> None:
         self._rules = rules
-        self._contexts = _Contexts(transactions, history, rows)
+        self._parts: dict[tuple[int, ...], RuleSet] = {}
+        if countries is None and any(COUNTRIES in rule.inputs for rule in rules.rules):
+            countries = countries_before(transactions, rows)
+        self._values = _Values(transactions, history, rows, countries)
         self._source = transactions.source[rows]
         self._times = transactions.created_at[rows]
-        self._blocked = np.zeros(len(self._source), dtype=np.bool_)
-        self._score = np.zeros(len(self._source))
-        for start in range(0, len(self._source), CHUNK):
-            chunk = np.arange(start, min(start + CHUNK, len(self._source)))
-            for row, context in zip(chunk.tolist(), self._contexts.of(chunk), strict=True):
-                self._blocked[row], self._score[row] = self._evaluate(context, 0)
-            progress(len(chunk) + start)
+        self._known = _Results(rules)
+        self._results = self._evaluate(progress)
+
+    @property
+    def results(self) -> Sequence[RuleResult]:
+        """Everything that the rules said of a row so far."""
+        return self._known.results
 
     def replay(
-        self, policy: Policy, supervised: NDArray[np.float64], unsupervised: NDArray[np.float64]
+        self,
+        policy: Policy,
+        supervised: NDArray[np.float64],
+        unsupervised: NDArray[np.float64],
+        past: PastBlocks | None = None,
     ) -> Replayed:
         """The rules and risks with these thresholds deciding what was blocked before each row.
 
         Args:
             supervised, unsupervised: (rows,) model scores in [0, 1], for every row.
+            past: what was blocked before the first row, brought up to the last one here.
         """
-        score = self._score.copy()
-        rule_blocked = self._blocked.copy()
+        past = {} if past is None else past
+        before = np.zeros(len(self._source), dtype=np.int32)
+        results = self._results.copy()
+        rule_blocked = np.array([bool(result.blocks) for result in self.results])[results]
+        score = np.array([result.rule_score for result in self.results])[results]
         risk = np.where(rule_blocked, 1.0, policy.risk(score, supervised, unsupervised))
-        for rows in self._after_first_block(rule_blocked | (risk >= policy.block)):
-            blocks: deque[int] = deque()
-            times = self._times[rows].tolist()
-            contexts = self._contexts.of(rows)
-            for row, time, context in zip(rows.tolist(), times, contexts, strict=True):
-                while blocks and blocks[0] < time - DAY:
-                    blocks.popleft()
-                if blocks:
-                    rule_blocked[row], score[row] = self._evaluate(context, len(blocks))
-                    scores = (score[row], supervised[row], unsupervised[row])
-                    risk[row] = 1.0 if rule_blocked[row] else policy.risk(*scores)
-                if rule_blocked[row] or risk[row] >= policy.block:
-                    blocks.append(time)
-        return Replayed(rule_blocked, score, risk)
+        blocked = rule_blocked | (risk >= policy.block)
+        for row, wallet, time in self._rows_of({*past, *self._source[blocked].tolist()}):
+            times = past.setdefault(wallet, deque())
+            while times and times[0] < time - DAY:
+                times.popleft()
+            if times:
+                before[row] = len(times)
+                results[row] = self._again(row, len(times))
+                result = self.results[results[row]]
+                rule_blocked[row], score[row] = bool(result.blocks), result.rule_score
+                scores = (score[row], supervised[row], unsupervised[row])
+                risk[row] = 1.0 if rule_blocked[row] else policy.risk(*scores)
+                blocked[row] = rule_blocked[row] or risk[row] >= policy.block
+            if blocked[row]:
+                times.append(time)
+            elif not times:
+                del past[wallet]
+        return Replayed(rule_blocked, score, risk, before, results)
 
-    def _evaluate(self, context: dict[str, Any], blocks_before: int) -> tuple[bool, float]:
-        context["blocked_tx_last_24h"] = float(blocks_before)
-        result = self._rules.evaluate(context)
-        return bool(result.blocks), result.rule_score
+    def _evaluate(self, progress: Callable[[int], None]) -> NDArray[np.int32]:
+        """(rows,) what the rules say with no block before any row."""
+        rows = len(self._source)
+        results = np.empty(rows, dtype=np.int32)
+        for start in range(0, rows, CHUNK):
+            chunk = slice(start, min(start + CHUNK, rows))
+            results[chunk] = self._known.of_rows(self._branches(chunk))
+            progress(chunk.stop)
+        return results
 
-    def _after_first_block(self, blocked: NDArray[np.bool_]) -> Iterator[NDArray[np.int64]]:
-        """For each wallet with a blocked row, its rows from that one on, in order."""
-        order = np.argsort(self._source, kind="stable")
-        starts = np.flatnonzero(np.diff(self._source[order])) + 1
-        wallets = np.split(order, starts)
-        for rows in wallets:
-            first = int(np.argmax(blocked[rows]))
-            if blocked[rows[first]]:
-                yield rows[first:]
+    def _branches(self, rows: slice) -> NDArray[np.uint16]:
+        """(rows, rules) the branches that hold in a chunk of rows."""
+        count = rows.stop - rows.start
+        branches = np.zeros((count, len(self._rules.rules)), dtype=np.uint16)
+        rare = []
+        for at, rule in enumerate(self._rules.rules):
+            combinations = self._values.distinct(rule.inputs, rows)
+            if combinations.size > RARELY_TWICE * count:
+                rare.append(at)
+            else:
+                branches[:, [at]] = self._evaluated((at,), combinations)
+        if rare:
+            inputs = sorted({name for at in rare for name in self._rules.rules[at].inputs})
+            combinations = self._values.distinct(inputs, rows)
+            branches[:, rare] = self._evaluated(tuple(rare), combinations)
+        return branches
+
+    def _evaluated(
+        self, rules: tuple[int, ...], combinations: "_Combinations"
+    ) -> NDArray[np.uint16]:
+        """(rows, len(rules)) the branches of some rules that hold."""
+        part = self._part(rules)
+        numbers = chain.from_iterable(map(part.branches, combinations.contexts))
+        found = np.fromiter(numbers, np.uint16, combinations.size * len(rules))
+        return found.reshape(combinations.size, len(rules))[combinations.codes]
+
+    def _part(self, rules: tuple[int, ...]) -> RuleSet:
+        if rules not in self._parts:
+            self._parts[rules] = self._rules.part(rules)
+        return self._parts[rules]
+
+    def _again(self, row: int, blocks: int) -> int:
+        """What the rules say of a row with that many blocks before it."""
+        branches = list(self._known.branches[self._results[row]])
+        for at, rule in enumerate(self._rules.rules):
+            if BLOCKS in rule.inputs:
+                context = next(self._values.distinct(rule.inputs, slice(row, row + 1)).contexts)
+                context[BLOCKS] = float(blocks)
+                branches[at] = self._part((at,)).branches(context)[0]
+        return self._known.position(tuple(branches))
+
+    def _rows_of(self, wallets: set[int]) -> Iterator[tuple[int, int, int]]:
+        """The rows of these wallets in order: the row, its wallet, its time."""
+        rows = np.flatnonzero(np.isin(self._source, list(wallets)))
+        yield from _row_by_row(rows, self._source[rows], self._times[rows])
 
 
-class _Contexts:
-    """The variables that rules read, row by row; null where the data set does not say."""
+class _Results:
+    """What a rule set says, once for each combination of branches that was met."""
+
+    def __init__(self, rules: RuleSet) -> None:
+        self._rules = rules
+        self._positions: dict[tuple[int, ...], int] = {}
+        self.branches: list[tuple[int, ...]] = []
+        self.results: list[RuleResult] = []
+        self._nothing = self.position((0,) * len(rules.rules))
+
+    def position(self, branches: tuple[int, ...]) -> int:
+        """Where the result of these branches is in `results`."""
+        at = self._positions.setdefault(branches, len(self.results))
+        if at == len(self.results):
+            self.branches.append(branches)
+            self.results.append(self._rules.result(branches))
+        return at
+
+    def of_rows(self, branches: NDArray[np.uint16]) -> NDArray[np.int32]:
+        """(rows,) the positions of the results of (rows, rules) branches."""
+        positions = np.full(len(branches), self._nothing, dtype=np.int32)
+        fired = np.flatnonzero(branches.any(axis=1))
+        distinct, codes = np.unique(branches[fired], axis=0, return_inverse=True)
+        found = [self.position(tuple(row)) for row in distinct.tolist()]
+        positions[fired] = np.array(found, dtype=np.int32)[codes]
+        return positions
+
+
+class _Values:
+    """The values of the variables that rules read; None where the data set does not say."""
 
     def __init__(
-        self, transactions: Transactions, history: NDArray[np.float64], rows: slice
+        self,
+        transactions: Transactions,
+        history: NDArray[np.float64],
+        rows: slice,
+        countries: CountriesBefore | None,
     ) -> None:
         self._transactions = transactions
         self._history = history
         self._first = rows.start
-        self._country_sets, self._countries_before = countries_before(transactions, rows)
+        self._countries = countries
 
-    def of(self, rows: NDArray[np.int64]) -> Iterator[dict[str, Any]]:
-        """The context of each row (positions in the rows evaluated), with no block before it."""
-        columns = self._columns(rows)
-        for values in zip(*columns.values(), strict=True):
-            yield rule_context(**dict(zip(columns, values, strict=True)), blocked_tx_last_24h=0.0)
+    def distinct(self, names: Sequence[str], rows: slice) -> "_Combinations":
+        """The distinct combinations of some variables in `rows` (positions in those evaluated);
+        nothing was blocked before them."""
+        columns = [self._encoded(name, rows) for name in names]
+        codes = reduce(_paired, columns).codes
+        distinct, first, codes = np.unique(codes, return_index=True, return_inverse=True)
+        values = zip(*(column.at(first) for column in columns), strict=True)
+        contexts = (dict(zip(names, each, strict=True)) for each in values)
+        return _Combinations(len(distinct), codes, contexts)
 
-    def _columns(self, positions: NDArray[np.int64]) -> dict[str, list[Any]]:
-        rows = positions + self._first
+    def _encoded(self, name: str, rows: slice) -> "_Column":
+        here = slice(self._first + rows.start, self._first + rows.stop)
+        if name in _TEXTS:
+            text = self._transactions.text[_TEXTS[name]]
+            unknown = "outgoing" if name == "direction" else None
+            # Code -1, null, is the last entry.
+            return _Column(text.codes[here] % (len(text.names) + 1), [*text.names, unknown])
+        if name == COUNTRIES:
+            assert self._countries is not None
+            return _Column(self._countries.codes[rows], self._countries.lists)
+        values, codes = np.unique(self._numbers(name, rows, here), return_inverse=True)
+        convert = CONVERSIONS.get(name, bool)  # only same_wallet has none, and is one
+        return _Column(codes, [convert(value) for value in values.tolist()])
+
+    def _numbers(self, name: str, rows: slice, here: slice) -> NDArray[Any]:
         data = self._transactions
-        text = {name: column.values(rows) for name, column in data.text.items()}
-        history = {
-            name: self._history[positions, FEATURE_INDEX[name]].tolist()
-            for name in ("avg_amount_30d", "tx_last_10min", "is_new_beneficiary")
-        }
-        countries = self._countries_before[positions].tolist()
-        return {
-            "amount": data.amount[rows].tolist(),
-            "created_at": data.created_at[rows].tolist(),
-            "same_wallet": (data.source[rows] == data.destination[rows]).tolist(),
-            "currency": text["currency"],
-            "direction": [value or "outgoing" for value in text["direction"]],
-            "transaction_type": text["transaction_type"],
-            "country": text["country"],
-            "source_balance": data.numbers["source_balance"][rows].tolist(),
-            "source_status": text["source_wallet_status"],
-            "account_age_minutes": data.numbers["account_age_minutes"][rows].tolist(),
-            "destination_status": text["destination_wallet_status"],
-            "user_status": text["user_status"],
-            "user_risk_level": text["user_risk_level"],
-            **history,
-            "user_country_history": [self._country_sets[at] for at in countries],
-        }
+        match name:
+            case "amount":
+                return data.amount[here]
+            case "hour":  # of the day, so that it repeats
+                return data.created_at[here] % DAY // HOUR * HOUR
+            case "same_wallet":
+                return np.equal(data.source[here], data.destination[here])
+            case "source_balance" | "account_age_minutes":
+                return data.numbers[name][here]
+            case "blocked_tx_last_24h":
+                return np.zeros(rows.stop - rows.start)
+        history: NDArray[np.float64] = self._history[rows, FEATURE_INDEX[name]]
+        return history
 
 
-def countries_before(
-    transactions: Transactions, rows: slice
-) -> tuple[list[list[str]], NDArray[np.int32]]:
+class _Combinations(NamedTuple):
+    """The distinct combinations of values of some rows, as contexts to evaluate rules in."""
+
+    size: int
+    codes: NDArray[np.int64]
+    """(rows,) which of them is each row's."""
+    contexts: Iterator[dict[str, Any]]
+
+
+class _Column(NamedTuple):
+    """Values of some rows: row i has `values[codes[i]]`."""
+
+    codes: NDArray[Any]
+    values: list[Any]
+
+    def at(self, rows: NDArray[np.int64]) -> Iterator[Any]:
+        """The values of these rows."""
+        return map(self.values.__getitem__, self.codes[rows].tolist())
+
+
+def _paired(one: _Column, other: _Column) -> _Column:
+    """Both columns as one of pairs, of which only the codes matter."""
+    pairs = one.codes.astype(np.int64) * len(other.values) + other.codes
+    distinct, codes = np.unique(pairs, return_inverse=True)
+    return _Column(codes, [None] * len(distinct))
+
+
+def countries_before(transactions: Transactions, rows: slice) -> CountriesBefore:
     """The countries that each row's source wallet was in during the 30 days before it.
 
     As `engine.features.live.countries_30d`, among the wallet's last 1,000 attempts.
-
-    Returns:
-        The distinct sorted lists of countries, and for each of `rows` which of them is its own.
     """
     country = transactions.text["country"]
     lists: list[list[str]] = [[]]
     numbers: dict[tuple[int, ...], int] = {(): 0}
-    result = np.zeros(len(transactions) - rows.start, dtype=np.int32)
+    result = np.zeros(rows.stop - rows.start, dtype=np.int32)
     if not country.names:
-        return lists, result
+        return CountriesBefore(lists, result)
     seen: dict[int, dict[int, tuple[int, int]]] = {}
     attempts: dict[int, int] = {}
-    values = _row_by_row(transactions.source, transactions.created_at, country.codes)
-    for row, (wallet, time, code) in enumerate(values):
+    until = slice(rows.stop)
+    columns = (transactions.source[until], transactions.created_at[until], country.codes[until])
+    for row, (wallet, time, code) in enumerate(_row_by_row(*columns)):
         count = attempts.get(wallet, 0)
         places = seen.setdefault(wallet, {})
         if row >= rows.start:
@@ -188,10 +347,11 @@ def countries_before(
         attempts[wallet] = count + 1
         if code >= 0:
             places[code] = (time, count)
-    return lists, result
+    return CountriesBefore(lists, result)
 
 
 def _row_by_row(*columns: NDArray[Any]) -> Iterator[tuple[Any, ...]]:
-    """The rows as Python's own numbers, of which there is never more than a chunk."""
-    for start in range(0, len(columns[0]), CHUNK):
-        yield from zip(*(column[start : start + CHUNK].tolist() for column in columns), strict=True)
+    """The rows as Python's own numbers, of which there are never many."""
+    for start in range(0, len(columns[0]), WALKED):
+        part = slice(start, start + WALKED)
+        yield from zip(*(column[part].tolist() for column in columns), strict=True)
