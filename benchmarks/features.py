@@ -20,7 +20,7 @@ from engine.features.catalogue import CATALOGUE
 from engine.features.live import (
     NO_EDGES,
     NO_FAILURES,
-    SourceHistory,
+    History,
     compute_live,
     decode_events,
     next_event,
@@ -51,7 +51,7 @@ def rows_per_second(columns: dict[str, np.ndarray], threads: int) -> float:
     return len(columns["source"]) / (time.perf_counter() - started)
 
 
-def history(events: int) -> SourceHistory:
+def history(events: int) -> History:
     """A wallet that pays 40 times a day."""
     rows: list[bytes] = []
     for i in range(events):
@@ -62,7 +62,7 @@ def history(events: int) -> SourceHistory:
                 country=147, blocked=False,
             )
         )  # fmt: skip
-    return SourceHistory(decode_events(b"".join(rows)), NO_EDGES, NO_FAILURES)
+    return History(decode_events(b"".join(rows)), NO_EDGES, NO_FAILURES)
 
 
 def microseconds(call: Callable[[], object], calls: int = 20_000) -> float:
@@ -81,7 +81,7 @@ def live_figures() -> dict[str, float]:
     for events in (0, 100, 1_000):
         past = history(events)
 
-        def compute(past: SourceHistory = past, now: int = events * DAY // 40) -> np.ndarray:
+        def compute(past: History = past, now: int = events * DAY // 40) -> np.ndarray:
             return compute_live(created_at_us=now, destination=5, country=147, history=past)
 
         figures[f"live, {events:,} events (µs)"] = microseconds(compute)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from engine.bundle import Bundle
 from engine.features.catalogue import FEATURE_INDEX, OWN, OWN_BALANCE
-from engine.features.live import SourceHistory, compute_live, countries_30d, effective_time
+from engine.features.live import History, compute_live, countries_30d, effective_time
 from engine.policy import APPROVE, BLOCK, Outcome
 from engine.rules import RuleResult, RuleSet, rule_context
 from engine.transaction import (
@@ -68,7 +68,7 @@ class Scorer:
         self.rules = rules
         self.model_version = f"v{bundle.manifest.version}"
 
-    def score(self, request: ScoreRequest, history: SourceHistory) -> Decision:
+    def score(self, request: ScoreRequest, history: History) -> Decision:
         """Decide on a transaction, given what its source wallet did before it.
 
         Raises ValueError for a history longer than the kernel's tail.
@@ -133,7 +133,7 @@ class _Inputs:
     `row` is the models' input; `used` the names of the sent values that replaced one.
     """
 
-    def __init__(self, request: ScoreRequest, history: SourceHistory, bundle: Bundle) -> None:
+    def __init__(self, request: ScoreRequest, history: History, bundle: Bundle) -> None:
         transaction = request.transaction
         self._request = request
         self._schema = bundle.schema

@@ -31,7 +31,7 @@ from engine.features.kernel import COUNT, TAIL
 from engine.features.live import (
     NO_EDGES,
     NO_FAILURES,
-    SourceHistory,
+    History,
     decode_events,
     effective_time,
     windows_to_seek,
@@ -151,11 +151,11 @@ class Turn:
         """Whether the transaction id was recorded before."""
         self.is_open = True
 
-    def history(self) -> SourceHistory:
+    def history(self) -> History:
         """The source wallet's history up to this transaction."""
         events = np.ascontiguousarray(decode_events(self._events)[::-1])
         now = effective_time(self._subject.created_at_us, events)
-        return SourceHistory(events, self._edges(windows_to_seek(events, now), now), self._failures)
+        return History(events, self._edges(windows_to_seek(events, now), now), self._failures)
 
     def _edges(self, windows: tuple[int, ...], now: int) -> np.ndarray:
         """The running totals before each window that reaches further back than the tail."""

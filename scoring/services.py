@@ -16,7 +16,7 @@ from engine.errors import (
     TransactionConflict,
     UnknownTransaction,
 )
-from engine.features.live import SourceHistory, effective_time, next_event
+from engine.features.live import History, effective_time, next_event
 from engine.policy import BLOCK
 from engine.scorer import Decision
 from engine.transaction import (
@@ -118,7 +118,7 @@ def _replay(subject: Transaction) -> Answer:
 
 def _record(
     request: ScoreRequest,
-    past: SourceHistory,
+    past: History,
     decision: Decision,
     serving: Serving,
     now: datetime,

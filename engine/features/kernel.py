@@ -12,7 +12,7 @@ that importing compiles (or loads from the cache) and the first request does not
 
 from collections.abc import Callable
 from decimal import Decimal, localcontext
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numba import njit, types
@@ -31,7 +31,7 @@ COUNTRIES: Final = 26 * 26
 
 DAY_US: Final = 86_400_000_000
 
-# Columns of an event.
+# Columns of an event of a source wallet; the last three are running totals.
 TIME: Final = 0
 AMOUNT: Final = 1
 DESTINATION: Final = 2
@@ -40,23 +40,34 @@ COUNT: Final = 4
 AMOUNT_SUM: Final = 5
 BLOCKED: Final = 6
 EVENT_COLUMNS: Final = 7
+TOTALS: Final = 3
 
-# Columns of the statistics of a window. The first three are differences of running totals, exact
-# at any size; the others describe the attempts of the window that are among the last TAIL.
+# Columns of an incoming event of a destination wallet after TIME; the last two running totals.
+INCOMING_SOURCE: Final = 1
+INCOMING_COUNT: Final = 2
+INCOMING_SUM: Final = 3
+INCOMING_COLUMNS: Final = 4
+INCOMING_TOTALS: Final = 2
+
+# Columns of the statistics of a window. COUNT to BLOCKED are differences of running totals, exact
+# at any size, and so are failures and frauds; the others describe the attempts of the window that
+# are among the last TAIL.
 STAT_COUNT: Final = 0
 STAT_SUM: Final = 1
 STAT_BLOCKED: Final = 2
 STAT_FAILED: Final = 3
 STAT_SEEN: Final = 4
 STAT_MAX: Final = 5
-STAT_DESTINATIONS: Final = 6
+STAT_WALLETS: Final = 6
 STAT_TOP_DESTINATION: Final = 7
 STAT_ENTROPY: Final = 8
 STAT_PAIR: Final = 9
 STAT_PAIR_TIME: Final = 10
 STAT_SAME_COUNTRY: Final = 11
 STAT_TOP_COUNTRY: Final = 12
-STATS: Final = 13
+STAT_FRAUDS_OUT: Final = 13
+STAT_FRAUDS_IN: Final = 14
+STATS: Final = 15
 
 # Operations: how a feature's value is read from the statistics of its window.
 OP_COUNT: Final = 0
@@ -68,7 +79,7 @@ OP_NEW_DESTINATION: Final = 5
 OP_DAYS_SINCE: Final = 6
 OP_NEW_COUNTRY: Final = 7
 OP_BELOW_TOP_COUNTRY: Final = 8
-OP_FAILED_RATIO: Final = 9
+OP_SHARE: Final = 9
 
 ENTROPY_SCALE: Final = 2**24
 
@@ -92,6 +103,56 @@ _ENTROPY: Final = _entropy_table()
 _SLOTS: Final = 2_048
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 
+
+class _Outgoing(NamedTuple):
+    """The source wallet's history at `now`: its tail is `events[first:last]`."""
+
+    events: Any
+    first: Any
+    last: Any
+    now: Any
+    edges: Any
+    failures: Any
+    frauds: Any
+
+
+class _Incoming(NamedTuple):
+    """The destination wallet's history: its tail is `events[first:last]`.
+
+    `moments` are the edges of its windows (see `_fill_moments`), `previous` is from `link`.
+    """
+
+    events: Any
+    previous: Any
+    first: Any
+    last: Any
+    moments: Any
+    edges: Any
+    frauds: Any
+
+
+class _Tables(NamedTuple):
+    """What to compute: see `catalogue.Plan`."""
+
+    windows: Any
+    incoming: Any
+    delayed: Any
+    program: Any
+    defaults: Any
+
+
+class _Scratch(NamedTuple):
+    """Memory to work in: a hash table, attempts by country, and the statistics.
+
+    A row of `stats` is one window: those of `_Tables.windows`, `incoming`, then `delayed`.
+    """
+
+    keys: Any
+    counts: Any
+    countries: Any
+    stats: Any
+
+
 _I8 = types.int64
 _F8 = types.float64
 _INTS = types.Array(_I8, 1, "C")
@@ -102,9 +163,18 @@ _STRIDED_IN = types.Array(_I8, 1, "A", readonly=True)
 _ROWS = types.Array(_I8, 2, "C")
 _ROWS_IN = types.Array(_I8, 2, "C", readonly=True)
 _FLOATS_IN = types.Array(_F8, 1, "C", readonly=True)
-_BOOLS_IN = types.Array(types.boolean, 1, "C", readonly=True)
-_PLAN = (_ROWS_IN, _ROWS_IN, _FLOATS_IN)
-_SCRATCH = (_INTS, _INTS, _INTS, _ROWS)
+_PLAN = (_ROWS_IN, _INTS_IN, _INTS_IN, _ROWS_IN, _FLOATS_IN)
+
+
+def _record(fields: tuple[Any, ...], kind: type) -> Any:
+    """numba's type of a named tuple."""
+    return cast(Any, types).NamedTuple(fields, kind)
+
+
+_OUTGOING = _record((_ROWS_IN, _I8, _I8, _I8, _ROWS_IN, _INTS_IN, _INTS_IN), _Outgoing)
+_INCOMING = _record((_ROWS_IN, _INTS_IN, _I8, _I8, _INTS_IN, _ROWS_IN, _INTS_IN), _Incoming)
+_TABLES = _record(_PLAN, _Tables)
+_SCRATCH = _record((_INTS, _INTS, _INTS, _ROWS), _Scratch)
 
 
 def compiled(*signature: Any) -> Callable[[_Function], _Function]:
@@ -114,54 +184,92 @@ def compiled(*signature: Any) -> Callable[[_Function], _Function]:
     return cast("Callable[[_Function], _Function]", decorator)
 
 
-@compiled(types.void, _ROWS_IN, _I8, _I8, _I8, _ROWS_IN, _INTS_IN, _ROWS_IN, _I8, _ROWS)
-def _fill_totals(
-    events: Any,
-    first: int,
-    at: int,
-    last: int,
-    edges: Any,
-    failures: Any,
-    windows: Any,
-    window: int,
-    stats: Any,
-) -> None:
-    """The additive statistics of the window that begins at `events[at]`, or before the tail."""
-    for total in range(3):
-        before = events[at - 1, COUNT + total] if at > first else edges[window, total]
-        stats[window, total] = events[last - 1, COUNT + total] - before if last > first else 0
-    stats[window, STAT_FAILED] = failures[0] - failures[windows[window, 1]]
+@compiled(_INTS_IN, _INTS_IN)
+def _fixed(values: Any) -> Any:
+    """`values`, as the type of what is only read."""
+    return values
 
 
-@compiled(types.void, _ROWS_IN, _I8, _I8, _ROWS_IN, _INTS_IN, _I8, _I8, _I8, _ROWS_IN, *_SCRATCH)
-def _fill_stats(
-    events: Any,
-    first: int,
-    last: int,
-    edges: Any,
-    failures: Any,
-    now: int,
-    destination: int,
-    country: int,
-    windows: Any,
-    keys: Any,
-    counts: Any,
-    countries: Any,
-    stats: Any,
-) -> None:
-    """One walk back from the newest event, with a snapshot at the edge of every window."""
+@compiled(_ROWS_IN, _ROWS_IN)
+def _fixed_rows(values: Any) -> Any:
+    """`values`, as the type of what is only read."""
+    return values
+
+
+@compiled(_SCRATCH, _I8, _I8)
+def _scratch(events: int, windows: int) -> Any:
+    """Memory for a tail of so many events and so many windows."""
+    slots = min(_SLOTS, 8 + 4 * events)
+    return _Scratch(
+        np.empty(slots, np.int64),
+        np.empty(slots, np.int64),
+        np.empty(COUNTRIES, np.int64),
+        np.empty((windows, STATS), np.int64),
+    )
+
+
+@compiled(_I8, _STRIDED_IN, _I8, _I8, _I8)
+def _first_not_below(values: Any, low: int, high: int, bound: int) -> int:
+    """The first index in [low, high) of sorted `values` that is >= bound, or `high`."""
+    while low < high:
+        middle = (low + high) // 2
+        if values[middle] < bound:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@compiled(_I8, _I8)
+def _bits(count: int) -> int:
+    """How wide an index into a hash table for `count` keys is: it is at most half full."""
     bits = 3
-    while (1 << bits) < 2 * (last - first):
+    while (1 << bits) < 2 * count:
         bits += 1
-    mask = (1 << bits) - 1
-    shift = np.uint64(64 - bits)
-    counts[: mask + 1] = 0
+    return bits
+
+
+@compiled(_I8, _INTS, _INTS, _I8, _I8)
+def _slot(keys: Any, counts: Any, bits: int, key: int) -> Any:
+    """Where `key` is in an open-addressing table, or the free slot (count 0) that it may take."""
+    slot = np.int64((np.uint64(key) * _GOLDEN) >> np.uint64(64 - bits))
+    while counts[slot] > 0 and keys[slot] != key:
+        slot = (slot + 1) & ((1 << bits) - 1)
+    return slot
+
+
+@compiled(_I8, _ROWS_IN, _I8, _I8, _ROWS_IN, _I8, _I8)
+def _total_before(events: Any, first: int, at: int, edges: Any, edge: int, total: int) -> Any:
+    """A running total just before `events[at]`: the tail begins at `first`, `edges` before it."""
+    if at > first:
+        return events[at - 1, events.shape[1] - edges.shape[1] + total]
+    return edges[edge, total]
+
+
+@compiled(types.void, _OUTGOING, _I8, _I8, _I8, _INTS)
+def _fill_totals(past: Any, at: int, window: int, failures: int, stat: Any) -> None:
+    """The additive statistics of the window that begins at `events[at]`, or before the tail."""
+    for total in range(TOTALS):
+        stat[STAT_COUNT + total] = 0
+        if past.last > past.first:
+            before = _total_before(past.events, past.first, at, past.edges, window, total)
+            stat[STAT_COUNT + total] = past.events[past.last - 1, COUNT + total] - before
+    stat[STAT_FAILED] = past.failures[0] - past.failures[failures]
+
+
+@compiled(types.void, _OUTGOING, _I8, _I8, _ROWS_IN, _SCRATCH)
+def _fill_outgoing(past: Any, destination: int, country: int, windows: Any, scratch: Any) -> None:
+    """One walk back from the newest event, with a snapshot at the edge of every window."""
+    events, first, last = past.events, past.first, past.last
+    keys, counts, countries = scratch.keys, scratch.counts, scratch.countries
+    bits = _bits(last - first)
+    counts[: 1 << bits] = 0
     countries[:] = 0
     distinct, top, entropy, largest = 0, 0, 0, 0
     pair, pair_time, top_country = 0, 0, 0
     at = last
     for window in range(windows.shape[0]):
-        edge = now - windows[window, 0]
+        edge = past.now - windows[window, 0]
         while at > first and events[at - 1, TIME] >= edge:
             at -= 1
             if at == last - 1 or events[at, AMOUNT] > largest:
@@ -171,12 +279,10 @@ def _fill_stats(
                 pair += 1
                 if pair == 1:
                     pair_time = events[at, TIME]
-            slot = np.int64((np.uint64(key) * _GOLDEN) >> shift)
-            while counts[slot] > 0 and keys[slot] != key:
-                slot = (slot + 1) & mask
+            slot = _slot(keys, counts, bits, key)
             keys[slot] = key
-            seen = counts[slot] + 1
-            counts[slot] = seen
+            counts[slot] += 1
+            seen = counts[slot]
             distinct += seen == 1
             top = max(top, seen)
             entropy += _ENTROPY[seen] - _ENTROPY[seen - 1]
@@ -184,16 +290,101 @@ def _fill_stats(
             if 0 <= place < COUNTRIES:
                 countries[place] += 1
                 top_country = max(top_country, countries[place])
-        _fill_totals(events, first, at, last, edges, failures, windows, window, stats)
-        stats[window, STAT_SEEN] = last - at
-        stats[window, STAT_MAX] = largest
-        stats[window, STAT_DESTINATIONS] = distinct
-        stats[window, STAT_TOP_DESTINATION] = top
-        stats[window, STAT_ENTROPY] = entropy
-        stats[window, STAT_PAIR] = pair
-        stats[window, STAT_PAIR_TIME] = pair_time
-        stats[window, STAT_SAME_COUNTRY] = countries[country] if 0 <= country < COUNTRIES else -1
-        stats[window, STAT_TOP_COUNTRY] = top_country
+        stat = scratch.stats[window]
+        _fill_totals(past, at, window, windows[window, 1], stat)
+        stat[STAT_SEEN] = last - at
+        stat[STAT_MAX] = largest
+        stat[STAT_WALLETS] = distinct
+        stat[STAT_TOP_DESTINATION] = top
+        stat[STAT_ENTROPY] = entropy
+        stat[STAT_PAIR] = pair
+        stat[STAT_PAIR_TIME] = pair_time
+        stat[STAT_SAME_COUNTRY] = countries[country] if 0 <= country < COUNTRIES else -1
+        stat[STAT_TOP_COUNTRY] = top_country
+
+
+@compiled(types.void, _ROWS_IN, _I8, _I8, _I8, _INTS, _INTS, _INTS)
+def link(
+    events: Any, first: int, begin: int, end: int, keys: Any, positions: Any, previous: Any
+) -> None:
+    """Fill `previous[begin:end]`: where each incoming event's source came last before it.
+
+    -1 where that is before `first`. The table of `keys` and `positions` has room for twice
+    `end - first` entries, rounded up to a power of two.
+    """
+    bits = _bits(end - first)
+    positions[: 1 << bits] = 0
+    for at in range(first, end):
+        key = events[at, INCOMING_SOURCE]
+        slot = _slot(keys, positions, bits, key)
+        if at >= begin:
+            previous[at] = positions[slot] - 1
+        keys[slot] = key
+        positions[slot] = at + 1
+
+
+@compiled(types.void, _INTS_IN, _ROWS_IN, _INTS)
+def link_all(starts: Any, events: Any, previous: Any) -> None:
+    """`link` for the wallets of a data set, each from `starts[wallet]` to the next one's start.
+
+    A tail at a time, with the one before it: what came earlier is in no tail with these.
+    """
+    keys, positions = np.empty(2 * _SLOTS, np.int64), np.empty(2 * _SLOTS, np.int64)
+    for wallet in range(starts.shape[0] - 1):
+        start, end = starts[wallet], starts[wallet + 1]
+        for begin in range(start, end, TAIL):
+            first = max(start, begin - TAIL)
+            link(events, first, begin, min(begin + TAIL, end), keys, positions, previous)
+
+
+@compiled(types.void, _I8, _I8, _INTS_IN, _INTS_IN, _INTS)
+def _fill_moments(now: int, delay: int, incoming: Any, delayed: Any, moments: Any) -> None:
+    """The edges of a destination's windows: the plain ones, then the delay's, then the delayed."""
+    plain = incoming.shape[0]
+    for window in range(plain):
+        moments[window] = now - incoming[window]
+    moments[plain] = now - delay
+    for window in range(delayed.shape[0]):
+        moments[plain + 1 + window] = now - delay - delayed[window]
+
+
+@compiled(types.void, _INCOMING, _I8, _ROWS)
+def _fill_incoming(past: Any, windows: int, stats: Any) -> None:
+    """The statistics of a destination's plain windows, one in each row of `stats`.
+
+    An event is the first of its source in a window when the source's previous one is before it,
+    so the distinct sources are counted without a table, and live as in a data set.
+    """
+    events, first, last = past.events, past.first, past.last
+    for window in range(windows):
+        at = _first_not_below(events[:, TIME], first, last, past.moments[window])
+        stat = stats[window]
+        for total in range(INCOMING_TOTALS):
+            stat[STAT_COUNT + total] = 0
+            if last > first:
+                before = _total_before(events, first, at, past.edges, window, total)
+                stat[STAT_COUNT + total] = events[last - 1, INCOMING_COUNT + total] - before
+        stat[STAT_SEEN] = last - at
+        distinct = 0
+        for event in range(at, last):
+            distinct += past.previous[event] < at
+        stat[STAT_WALLETS] = distinct
+
+
+@compiled(types.void, _INCOMING, _INTS_IN, _I8, _I8, _ROWS)
+def _fill_delayed(past: Any, source_frauds: Any, plain: int, windows: int, stats: Any) -> None:
+    """Confirmed frauds, and the attempts they are among, of the windows that end a delay ago."""
+    events, first, last = past.events, past.first, past.last
+    end = _first_not_below(events[:, TIME], first, last, past.moments[plain])
+    attempts = _total_before(events, first, end, past.edges, plain, 0)
+    for window in range(windows):
+        edge = plain + 1 + window
+        at = _first_not_below(events[:, TIME], first, end, past.moments[edge])
+        stat = stats[window]
+        stat[STAT_COUNT] = attempts - _total_before(events, first, at, past.edges, edge, 0)
+        stat[STAT_SEEN] = stat[STAT_COUNT]
+        stat[STAT_FRAUDS_OUT] = source_frauds[0] - source_frauds[1 + window]
+        stat[STAT_FRAUDS_IN] = past.frauds[0] - past.frauds[1 + window]
 
 
 @compiled(_F8, _INTS, _I8, _I8, _I8, _F8)
@@ -222,179 +413,189 @@ def _value(stat: Any, operation: int, column: int, now: int, default: float) -> 
         return 1.0 if stat[STAT_SAME_COUNTRY] == 0 else 0.0
     if operation == OP_BELOW_TOP_COUNTRY:
         return 1.0 if stat[STAT_SAME_COUNTRY] < stat[STAT_TOP_COUNTRY] else 0.0
-    return min(1.0, stat[STAT_FAILED] / stat[STAT_COUNT])
+    return min(1.0, stat[column] / stat[STAT_COUNT])
 
 
-@compiled(
-    types.void, _ROWS_IN, _I8, _I8, _ROWS_IN, _INTS_IN, _I8, _I8, _I8, *_PLAN, *_SCRATCH, _FLOATS
-)
+@compiled(types.void, _OUTGOING, _INCOMING, _I8, _I8, _TABLES, _SCRATCH, _FLOATS)
 def fill_row(
-    events: Any,
-    first: int,
-    last: int,
-    edges: Any,
-    failures: Any,
-    now: int,
-    destination: int,
-    country: int,
-    windows: Any,
-    program: Any,
-    defaults: Any,
-    keys: Any,
-    counts: Any,
-    countries: Any,
-    stats: Any,
-    out: Any,
+    outgoing: Any, incoming: Any, destination: int, country: int, plan: Any, scratch: Any, out: Any
 ) -> None:
-    """Fill `out` for one transaction whose wallet's tail is `events[first:last]`."""
-    _fill_stats(
-        events, first, last, edges, failures, now, destination, country,
-        windows, keys, counts, countries, stats,
-    )  # fmt: skip
-    for feature in range(program.shape[0]):
+    """Fill `out` with the features of one transaction, from the histories of its two wallets."""
+    outer, plain, delayed = plan.windows.shape[0], plan.incoming.shape[0], plan.delayed.shape[0]
+    stats = scratch.stats
+    _fill_outgoing(outgoing, destination, country, plan.windows, scratch)
+    _fill_incoming(incoming, plain, stats[outer:])
+    _fill_delayed(incoming, outgoing.frauds, plain, delayed, stats[outer + plain :])
+    for feature in range(plan.program.shape[0]):
         out[feature] = _value(
-            stats[program[feature, 1]],
-            program[feature, 0],
-            program[feature, 2],
-            now,
-            defaults[feature],
+            stats[plan.program[feature, 1]],
+            plan.program[feature, 0],
+            plan.program[feature, 2],
+            outgoing.now,
+            plan.defaults[feature],
         )
 
 
-@compiled(_FLOATS, _ROWS_IN, _ROWS_IN, _INTS_IN, _I8, _I8, _I8, *_PLAN)
+@compiled(
+    _FLOATS, _ROWS_IN, _ROWS_IN, _INTS_IN, _ROWS_IN, _ROWS_IN, _INTS_IN, _INTS_IN,
+    _I8, _I8, _I8, _I8, _I8, *_PLAN,
+)  # fmt: skip
 def live_row(
     events: Any,
     edges: Any,
     failures: Any,
+    incoming: Any,
+    incoming_edges: Any,
+    source_frauds: Any,
+    destination_frauds: Any,
     now: int,
+    incoming_now: int,
+    delay: int,
     destination: int,
     country: int,
     windows: Any,
+    incoming_windows: Any,
+    delayed: Any,
     program: Any,
     defaults: Any,
 ) -> Any:
     """The features of one transaction; see `live.compute_live`."""
+    plan = _Tables(windows, incoming_windows, delayed, program, defaults)
+    plain = incoming_windows.shape[0]
+    count = max(events.shape[0], incoming.shape[0])
+    scratch = _scratch(count, windows.shape[0] + plain + delayed.shape[0])
+    moments = np.empty(plain + 1 + delayed.shape[0], np.int64)
+    _fill_moments(incoming_now, delay, incoming_windows, delayed, moments)
+    previous = np.empty(incoming.shape[0], np.int64)
+    link(incoming, 0, 0, incoming.shape[0], scratch.keys, scratch.counts, previous)
     out = np.empty(program.shape[0], np.float64)
-    slots = min(_SLOTS, 8 + 4 * events.shape[0])
     fill_row(
-        events, 0, events.shape[0], edges, failures, now, destination, country,
-        windows, program, defaults,
-        np.empty(slots, np.int64), np.empty(slots, np.int64), np.empty(COUNTRIES, np.int64),
-        np.empty((windows.shape[0], STATS), np.int64), out,
+        _Outgoing(events, 0, events.shape[0], now, edges, failures, source_frauds),
+        _Incoming(
+            incoming, _fixed(previous), 0, incoming.shape[0], _fixed(moments), incoming_edges,
+            destination_frauds,
+        ),
+        destination, country, plan, scratch, out,
     )  # fmt: skip
     return out
 
 
-@compiled(types.void, _INTS_IN, _INTS_IN, _INTS_IN, _INTS_IN, _INTS_IN, _INTS_IN, _BOOLS_IN, _ROWS)
-def build_events(
-    order: Any,
-    wallets: Any,
-    created_at: Any,
-    amount: Any,
-    destination: Any,
-    country: Any,
-    blocked: Any,
-    events: Any,
-) -> None:
-    """Fill `events` wallet by wallet: position `p` holds row `order[p]`, of wallet `wallets[p]`."""
-    for at in range(order.shape[0]):
-        row = order[at]
-        events[at, TIME] = created_at[row]
-        events[at, AMOUNT] = amount[row]
-        events[at, DESTINATION] = destination[row]
-        events[at, COUNTRY] = country[row]
-        events[at, COUNT] = 1
-        events[at, AMOUNT_SUM] = amount[row]
-        events[at, BLOCKED] = blocked[row]
-        if at > 0 and wallets[at - 1] == wallets[at]:
-            events[at, TIME] = max(events[at, TIME], events[at - 1, TIME])
-            for total in (COUNT, AMOUNT_SUM, BLOCKED):
-                events[at, total] += events[at - 1, total]
-
-
-@compiled(types.void, _INTS_IN, _INTS)
-def keep_order(wallets: Any, times: Any) -> None:
-    """Raise each time to the latest one before it in the same wallet, in place."""
-    for at in range(1, wallets.shape[0]):
-        if wallets[at - 1] == wallets[at]:
-            times[at] = max(times[at], times[at - 1])
-
-
-@compiled(_I8, _STRIDED_IN, _I8, _I8, _I8)
-def _first_not_below(values: Any, low: int, high: int, bound: int) -> int:
-    """The first index in [low, high) of sorted `values` that is >= bound, or `high`."""
-    while low < high:
-        middle = (low + high) // 2
-        if values[middle] < bound:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-@compiled(types.void, _ROWS_IN, _I8, _I8, _I8, _ROWS_IN, _ROWS)
-def _fill_edges(events: Any, start: int, first: int, now: int, windows: Any, edges: Any) -> None:
-    """The running totals at each edge, for a wallet whose events before its tail start at `start`.
-
-    What the live path looks up with an index seek; read only where the tail does not reach.
+@compiled(types.void, _ROWS_IN, _I8, _I8, _INTS, _ROWS)
+def _fill_edges(events: Any, start: int, first: int, moments: Any, edges: Any) -> None:
+    """The running totals before each moment, for a wallet whose events before its tail start at
+    `start`: what the live path looks up with an index seek, read where the tail does not reach.
     """
     edges[:] = 0
-    for window in range(windows.shape[0]):
-        edge = now - windows[window, 0]
-        at = _first_not_below(events[:, TIME], start, first, edge)
+    if first == start:
+        return
+    for edge in range(edges.shape[0]):
+        at = _first_not_below(events[:, TIME], start, first, moments[edge])
         if at > start:
-            for total in range(3):
-                edges[window, total] = events[at - 1, COUNT + total]
+            edges[edge] = events[at - 1, events.shape[1] - edges.shape[1] :]
+
+
+@compiled(types.void, _I8, _I8, _I8, _I8, _INTS_IN, _INTS_IN, _ROWS_IN, _INTS)
+def _fill_failures(
+    row: int, now: int, low: int, high: int, visible: Any, times: Any, windows: Any, failures: Any
+) -> None:
+    """A wallet's failures (entries [low, high) of `visible` and `times`) as `row` knows them."""
+    high = _first_not_below(visible, low, high, row + 1)
+    failures[0] = high - low
+    for window in range(windows.shape[0]):
+        slot = windows[window, 1]
+        if slot > 0:
+            failures[slot] = _first_not_below(times, low, high, now - windows[window, 0]) - low
+
+
+@compiled(types.void, _I8, _I8, _I8, _ROWS_IN, _INTS)
+def _fill_frauds(at: int, low: int, high: int, entries: Any, frauds: Any) -> None:
+    """A wallet's confirmed frauds before each edge, as known at position `at` of its timeline.
+
+    Entries [low, high) of each row of `entries` are the positions from which one more counts.
+    """
+    for edge in range(frauds.shape[0]):
+        frauds[edge] = _first_not_below(entries[edge], low, high, at + 1) - low
+
+
+_TIMELINE = (_INTS_IN, _INTS_IN, _ROWS_IN, _INTS_IN, _ROWS_IN)
 
 
 @compiled(
-    types.void, _I8, _I8, _INTS_IN, _INTS_IN, _INTS_IN, _ROWS_IN, _INTS_IN, _INTS_IN, _INTS_IN,
-    *_PLAN, _FLOAT_ROWS,
+    types.void, _INTS_IN, _INTS_IN, _INTS_IN, *_TIMELINE, _INTS_IN, _INTS_IN, _INTS_IN,
+    _INTS_IN, *_TIMELINE, _INTS_IN, _I8, *_PLAN, _FLOAT_ROWS,
 )  # fmt: skip
 def replay_rows(
-    begin: int,
-    end: int,
+    places: Any,
+    slots: Any,
     order: Any,
     wallets: Any,
     starts: Any,
     events: Any,
+    fraud_starts: Any,
+    fraud_entries: Any,
     failure_starts: Any,
     failure_visible: Any,
     failure_times: Any,
+    incoming_places: Any,
+    incoming_wallets: Any,
+    incoming_starts: Any,
+    incoming_events: Any,
+    incoming_fraud_starts: Any,
+    incoming_fraud_entries: Any,
+    previous: Any,
+    delay: int,
     windows: Any,
+    incoming_windows: Any,
+    delayed: Any,
     program: Any,
     defaults: Any,
     out: Any,
 ) -> None:
-    """Fill `out[order[p]]` for the positions p in [begin, end); positions are independent.
+    """Fill `out[slots[k]]` for the row at each position `places[k]` of the sources' timelines.
 
-    `starts` and `failure_starts` hold each wallet's first position, and one more for the end.
+    See `timelines.Timeline`. `starts` hold each wallet's first position or entry, and one more for
+    the end; `incoming_places` a row's position in the destinations' timelines.
     """
-    keys = np.empty(_SLOTS, np.int64)
-    counts = np.empty(_SLOTS, np.int64)
-    countries = np.empty(COUNTRIES, np.int64)
-    stats = np.empty((windows.shape[0], STATS), np.int64)
-    edges = np.zeros((windows.shape[0], 3), np.int64)
+    plan = _Tables(windows, incoming_windows, delayed, program, defaults)
+    plain = incoming_windows.shape[0]
+    scratch = _scratch(TAIL, windows.shape[0] + plain + delayed.shape[0])
+    source_moments = np.empty(windows.shape[0], np.int64)
+    moments = np.empty(plain + 1 + delayed.shape[0], np.int64)
+    edges = np.zeros((windows.shape[0], TOTALS), np.int64)
+    incoming_edges = np.zeros((moments.shape[0], INCOMING_TOTALS), np.int64)
     failures = np.zeros(windows.shape[0] + 1, np.int64)
-    for at in range(begin, end):
-        wallet = wallets[at]
-        start = starts[wallet]
-        first = max(start, at - TAIL)
-        now = events[at, TIME]
-        if first > start:
-            _fill_edges(events, start, first, now, windows, edges)
-        else:
-            edges[:] = 0
-        low, high = failure_starts[wallet], failure_starts[wallet + 1]
-        high = _first_not_below(failure_visible, low, high, order[at] + 1)
-        failures[0] = high - low
-        for window in range(windows.shape[0]):
-            slot = windows[window, 1]
-            if slot > 0:
-                edge = now - windows[window, 0]
-                failures[slot] = _first_not_below(failure_times, low, high, edge) - low
+    source_frauds = np.zeros(1 + delayed.shape[0], np.int64)
+    frauds = np.zeros(1 + delayed.shape[0], np.int64)
+    for k in range(places.shape[0]):
+        at = places[k]
+        wallet, now = wallets[at], events[at, TIME]
+        first = max(starts[wallet], at - TAIL)
+        source_moments[:] = now - windows[:, 0]
+        _fill_edges(events, starts[wallet], first, source_moments, edges)
+        _fill_failures(
+            order[at], now, failure_starts[wallet], failure_starts[wallet + 1],
+            failure_visible, failure_times, windows, failures,
+        )  # fmt: skip
+        _fill_frauds(
+            at, fraud_starts[wallet], fraud_starts[wallet + 1], fraud_entries, source_frauds
+        )
+        to = incoming_places[order[at]]
+        wallet = incoming_wallets[to]
+        start = incoming_starts[wallet]
+        incoming_first = max(start, to - TAIL)
+        _fill_moments(incoming_events[to, TIME], delay, incoming_windows, delayed, moments)
+        _fill_edges(incoming_events, start, incoming_first, moments, incoming_edges)
+        _fill_frauds(
+            to, incoming_fraud_starts[wallet], incoming_fraud_starts[wallet + 1],
+            incoming_fraud_entries, frauds,
+        )  # fmt: skip
         fill_row(
-            events, first, at, edges, failures, now,
-            events[at, DESTINATION], events[at, COUNTRY],
-            windows, program, defaults, keys, counts, countries, stats, out[order[at]],
+            _Outgoing(
+                events, first, at, now, _fixed_rows(edges), _fixed(failures), _fixed(source_frauds)
+            ),
+            _Incoming(
+                incoming_events, previous, incoming_first, to, _fixed(moments),
+                _fixed_rows(incoming_edges), _fixed(frauds),
+            ),
+            events[at, DESTINATION], events[at, COUNTRY], plan, scratch, out[slots[k]],
         )  # fmt: skip

@@ -8,13 +8,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.features import kernel
-from engine.features.catalogue import PLAN, Plan
+from engine.features import kernel, timelines
+from engine.features.catalogue import LABEL_DELAY, PLAN, Plan
+from engine.features.timelines import NEVER, Ints, Timeline
 
-Ints = NDArray[np.int64]
-
-NEVER: Final = int(np.iinfo(np.int64).max)
-"""In `failed_visible_from`: this row did not fail, or nobody ever heard."""
+__all__ = ["NEVER", "replay", "visible_at_once"]
 
 _CHUNK: Final = 20_000
 
@@ -32,7 +30,10 @@ def replay(
     country: Ints,
     *,
     failed_visible_from: Ints | None = None,
+    fraud_visible_from: Ints | None = None,
     blocked: NDArray[np.bool_] | None = None,
+    label_delay: int = LABEL_DELAY,
+    rows: Ints | None = None,
     progress: Callable[[int], None] | None = None,
     threads: int | None = None,
     plan: Plan = PLAN,
@@ -42,65 +43,73 @@ def replay(
     Times are microseconds UTC, amounts ten-thousandths; `source` and `destination` any int64 that
     tells wallets apart, `country` a country code (-1 for none). `failed_visible_from[i]` is the
     first row that knows that row i failed (after i), or NEVER; without it nothing failed.
-    `blocked[i]`: row i was decided BLOCK. `progress` is called, in this thread, with the number
-    of rows done. The result does not depend on `threads` (default: every core).
+    `fraud_visible_from` says the same of confirmed frauds, and `label_delay` (µs) how long ago
+    their windows end. `blocked[i]`: row i was decided BLOCK.
 
-    Raises ValueError when the columns differ in length or a failure is visible too early.
+    With `rows`, only theirs: (len(rows), len(CATALOGUE)), in their order. `progress` is called, in
+    this thread, with the number of rows done. The result does not depend on `threads` (default:
+    every core).
+
+    Raises ValueError when the columns differ in length, a failure or a fraud is visible too early,
+    the delay is negative, or there is no such row.
     """
     n = len(created_at)
     created_at, amount, source, destination, country = (
         np.ascontiguousarray(column, dtype=np.int64)
         for column in (created_at, amount, source, destination, country)
     )
-    blocked = np.zeros(n, np.bool_) if blocked is None else np.ascontiguousarray(blocked, np.bool_)
-    if any(len(column) != n for column in (amount, source, destination, country, blocked)):
+    blocks = np.zeros(n, np.int64) if blocked is None else np.asarray(blocked, np.int64)
+    if any(len(column) != n for column in (amount, source, destination, country, blocks)):
         raise ValueError("the columns differ in length")
-    order, wallets, starts = _by_wallet(source)
-    events = np.empty((n, kernel.EVENT_COLUMNS), dtype=np.int64)
-    kernel.build_events(order, wallets, created_at, amount, destination, country, blocked, events)
-    failures = _failure_timelines(failed_visible_from, order, wallets, len(starts) - 1, events)
-    out = np.empty((n, len(plan.defaults)))
+    if label_delay < 0:
+        raise ValueError("a label delay is not negative")
+    one = np.ones(n, dtype=np.int64)
+    outgoing = timelines.timeline(
+        source, created_at, [amount, destination, country], [one, amount, blocks]
+    )
+    incoming = timelines.timeline(destination, created_at, [source], [one, amount])
+    edges = label_delay + np.concatenate(([0], plan.delayed)).astype(np.int64)
+    places, slots = _places(outgoing, rows)
+    inputs = (
+        *outgoing,
+        *timelines.frauds(outgoing, fraud_visible_from, edges),
+        *timelines.failures(outgoing, failed_visible_from),
+        incoming.places(),
+        *incoming[1:],
+        *timelines.frauds(incoming, fraud_visible_from, edges),
+        _linked(incoming),
+        label_delay,
+        *plan,
+    )
+    out = np.empty((len(places), len(plan.defaults)))
 
     def walk(begin: int) -> int:
-        end = min(begin + _CHUNK, n)
-        kernel.replay_rows(begin, end, order, wallets, starts, events, *failures, *plan, out)
-        return end - begin
+        chunk = slice(begin, begin + _CHUNK)
+        kernel.replay_rows(places[chunk], slots[chunk], *inputs, out)
+        return len(places[chunk])
 
-    _spread(walk, range(0, n, _CHUNK), threads or os.cpu_count() or 1, progress)
+    _spread(walk, range(0, len(places), _CHUNK), threads or os.cpu_count() or 1, progress)
     return out
 
 
-def _by_wallet(source: Ints) -> tuple[Ints, Ints, Ints]:
-    """Rows sorted by wallet: the row and the wallet (0, 1, …) at each position, and the starts."""
-    order = np.argsort(source, kind="stable").astype(np.int64, copy=False)
-    in_order = source[order]
-    changes = np.flatnonzero(in_order[1:] != in_order[:-1]) + 1
-    starts = np.concatenate(([0], changes, [len(source)])).astype(np.int64)
-    if len(source) == 0:
-        starts = np.zeros(1, dtype=np.int64)
-    wallets = np.repeat(np.arange(len(starts) - 1, dtype=np.int64), np.diff(starts))
-    return order, wallets, starts
+def _places(line: Timeline, rows: Ints | None) -> tuple[Ints, Ints]:
+    """The positions of `rows` in ascending order, so that a wallet's follow each other, and where
+    each belongs in the result."""
+    if rows is None:
+        return np.arange(len(line.order)), line.order
+    rows = np.asarray(rows, dtype=np.int64)
+    if len(rows) and not 0 <= rows.min() <= rows.max() < len(line.order):
+        raise ValueError(f"there are {len(line.order)} rows; some of those asked for are not there")
+    places = line.places()[rows]
+    slots = np.argsort(places, kind="stable").astype(np.int64, copy=False)
+    return places[slots], slots
 
 
-def _failure_timelines(
-    visible_from: Ints | None, order: Ints, wallets: Ints, count: int, events: Ints
-) -> tuple[Ints, Ints, Ints]:
-    """Each wallet's failures in the order received: starts by wallet, visible from, times."""
-    if visible_from is None:
-        nothing = np.empty(0, dtype=np.int64)
-        return np.zeros(count + 1, dtype=np.int64), nothing, nothing
-    visible_from = np.asarray(visible_from, dtype=np.int64)
-    if len(visible_from) != len(order):
-        raise ValueError("the columns differ in length")
-    if np.any(visible_from <= np.arange(len(order))):
-        raise ValueError("a failure is visible only to rows after its own")
-    visible = visible_from[order]
-    failed = np.flatnonzero(visible != NEVER)
-    failed = failed[np.lexsort((failed, visible[failed], wallets[failed]))]
-    times = events[failed, kernel.TIME]
-    kernel.keep_order(wallets[failed], times)
-    starts = np.searchsorted(wallets[failed], np.arange(count + 1)).astype(np.int64)
-    return starts, visible[failed], times
+def _linked(incoming: Timeline) -> Ints:
+    """For every position, the latest one before it of the same two wallets: see `kernel.link`."""
+    previous = np.empty(len(incoming.order), dtype=np.int64)
+    kernel.link_all(incoming.starts, incoming.events, previous)
+    return previous
 
 
 def _spread(

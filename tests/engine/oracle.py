@@ -15,6 +15,8 @@ MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 WINDOWS = {"5m": 5 * MINUTE, "1h": HOUR, "24h": DAY, "7d": 7 * DAY, "30d": 30 * DAY}
+DESTINATION_WINDOWS = ("1h", "24h", "7d", "30d")
+FRAUD_WINDOWS = {"1d": DAY, "7d": 7 * DAY, "30d": 30 * DAY}
 LAST = 1_000
 
 Value = Fraction | float | int | None
@@ -30,17 +32,32 @@ class Row:
     destination: int = 2
     country: int = -1
     failed_from: int | None = None  # the first row that knows that this one failed
+    fraud_from: int | None = None  # the first row that knows that this one was a fraud
     blocked: bool = False
 
 
-def features(rows: Sequence[Row], at: Iterable[int] | None = None) -> list[dict[str, Value]]:
+def features(
+    rows: Sequence[Row], at: Iterable[int] | None = None, label_delay: int = 7 * DAY
+) -> list[dict[str, Value]]:
     """Each feature by name (None: not known) of all rows, or of the rows `at`."""
+    source_times = _times(rows, [row.source for row in rows])
+    destination_times = _times(rows, [row.destination for row in rows])
+    return [
+        _row(rows, source_times, i)
+        | _incoming(rows, destination_times, i)
+        | _frauds(rows, source_times, destination_times, i, label_delay)
+        for i in (range(len(rows)) if at is None else at)
+    ]
+
+
+def _times(rows: Sequence[Row], wallets: Sequence[int]) -> list[int]:
+    """Each row's time in its wallet's timeline."""
     times: list[int] = []
     latest: dict[int, int] = {}
-    for row in rows:
-        times.append(max(row.created_at, latest.get(row.source, row.created_at)))
-        latest[row.source] = times[-1]
-    return [_row(rows, times, i) for i in (range(len(rows)) if at is None else at)]
+    for row, wallet in zip(rows, wallets, strict=True):
+        times.append(max(row.created_at, latest.get(wallet, row.created_at)))
+        latest[wallet] = times[-1]
+    return times
 
 
 def _row(rows: Sequence[Row], times: Sequence[int], i: int) -> dict[str, Value]:
@@ -112,3 +129,50 @@ def _status(
         if attempts_7d
         else 0,
     }
+
+
+def _incoming(rows: Sequence[Row], times: Sequence[int], i: int) -> dict[str, Value]:
+    before = [j for j in range(i) if rows[j].destination == rows[i].destination]
+    out: dict[str, Value] = {}
+    for name in DESTINATION_WINDOWS:
+        recent = [j for j in before if times[j] >= times[i] - WINDOWS[name]]
+        total = Fraction(sum(rows[j].amount for j in recent), 10_000)
+        out[f"dst_tx_count_in_{name}"] = len(recent)
+        out[f"dst_tx_amount_sum_in_{name}"] = total
+        out[f"dst_tx_amount_mean_in_{name}"] = total / len(recent) if recent else 0
+        seen = set(recent) & set(before[-LAST:])
+        out[f"dst_unique_sources_{name}"] = len({rows[j].source for j in seen})
+    return out
+
+
+def _frauds(
+    rows: Sequence[Row],
+    source_times: Sequence[int],
+    destination_times: Sequence[int],
+    i: int,
+    label_delay: int,
+) -> dict[str, Value]:
+    out: dict[str, Value] = {}
+    for name, window in FRAUD_WINDOWS.items():
+
+        def mature(times: Sequence[int], j: int, window: int = window) -> bool:
+            age = times[i] - times[j] - label_delay
+            return 0 < age <= window
+
+        incoming = [
+            j
+            for j in range(i)
+            if rows[j].destination == rows[i].destination and mature(destination_times, j)
+        ]
+        outgoing = [
+            j for j in range(i) if rows[j].source == rows[i].source and mature(source_times, j)
+        ]
+        frauds_in = sum(_is_known_fraud(rows[j], i) for j in incoming)
+        out[f"dst_fraud_count_{name}"] = frauds_in
+        out[f"dst_fraud_ratio_{name}"] = Fraction(frauds_in, len(incoming)) if incoming else 0
+        out[f"src_fraud_count_{name}"] = sum(_is_known_fraud(rows[j], i) for j in outgoing)
+    return out
+
+
+def _is_known_fraud(row: Row, i: int) -> bool:
+    return row.fraud_from is not None and row.fraud_from <= i

@@ -16,6 +16,8 @@ from engine.features.catalogue import (
     ADDITIVE_WINDOWS,
     CATALOGUE,
     FAILURE_WINDOWS,
+    FRAUD_WINDOWS,
+    INCOMING_WINDOWS,
     OWN,
     OWN_BALANCE,
     Feature,
@@ -27,12 +29,12 @@ from tests.engine.oracle import DAY, HOUR, MINUTE, features
 
 WINDOWS = (5 * MINUTE, 10 * MINUTE, HOUR, DAY, 7 * DAY, 30 * DAY)
 PAGE = Path(__file__).parents[2] / "docs" / "features.md"
-ROWS = eventful_rows(600, seed=3)
+ROWS = eventful_rows(900, seed=3)
 
 
 def test_names_are_unique_and_only_four_are_for_rules() -> None:
     names = [feature.name for feature in CATALOGUE]
-    assert len(set(names)) == len(names) == 40
+    assert len(set(names)) == len(names) == 65
     assert [feature.name for feature in CATALOGUE if not feature.model_input] == [
         "avg_amount_30d",
         "tx_last_10min",
@@ -47,6 +49,8 @@ def test_names_are_unique_and_only_four_are_for_rules() -> None:
 def test_windows() -> None:
     assert ADDITIVE_WINDOWS == WINDOWS
     assert FAILURE_WINDOWS == (DAY, 7 * DAY)
+    assert INCOMING_WINDOWS == (HOUR, DAY, 7 * DAY, 30 * DAY)
+    assert FRAUD_WINDOWS == (DAY, 7 * DAY, 30 * DAY)
 
 
 @cache

@@ -9,7 +9,7 @@ from engine.features.catalogue import ADDITIVE_WINDOWS, CATALOGUE, FEATURE_INDEX
 from engine.features.live import (
     EMPTY_HISTORY,
     EVENT_BYTES,
-    SourceHistory,
+    History,
     compute_live,
     countries_30d,
     decode_events,
@@ -282,7 +282,7 @@ def test_the_running_total_wraps_and_its_differences_stay_exact() -> None:
     assert wrapped[0, 5] == -(2**63) + 5
     edges = np.zeros_like(EMPTY_HISTORY.edges)
     edges[:] = (1, 2**63 - 5, 0)
-    history = SourceHistory(wrapped, edges, EMPTY_HISTORY.failures)
+    history = History(wrapped, edges, EMPTY_HISTORY.failures)
     values = compute_live(created_at_us=NOW, destination=2, country=-1, history=history)
     assert values[FEATURE_INDEX["src_tx_amount_sum_out_5m"]] == 0.001
 

@@ -14,7 +14,7 @@ from engine.features.live import (
     EMPTY_HISTORY,
     NO_EDGES,
     NO_FAILURES,
-    SourceHistory,
+    History,
     decode_events,
     next_event,
 )
@@ -83,7 +83,7 @@ def past(*attempts: tuple[int, float], to: str = "wallet_002", blocked: bool = F
             blocked=blocked,
         )
         events = decode_events(events.tobytes() + event)
-    return SourceHistory(events, NO_EDGES, NO_FAILURES)
+    return History(events, NO_EDGES, NO_FAILURES)
 
 
 HABIT = past(*((n * 1000 * MINUTE, 40.0) for n in range(20, 0, -1)))
@@ -254,7 +254,7 @@ def test_countries_are_those_before_the_effective_time(bundle: Bundle) -> None:
         )  # fmt: skip
         events = decode_events(events.tobytes() + event)
     late = request({"transaction.created_at": "2025-12-24T00:00:00Z"})
-    decision = fixed(bundle).score(late, SourceHistory(events, NO_EDGES, NO_FAILURES))
+    decision = fixed(bundle).score(late, History(events, NO_EDGES, NO_FAILURES))
     assert decision.features["user_country_history"] == ["FR"]
 
 
