@@ -20,18 +20,25 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from engine.errors import InvalidBundle, ObjectMissing
-from engine.features.catalogue import fingerprint
+from engine.features.catalogue import LABEL_DELAY, fingerprint
 from engine.features.schema import FeatureSchema
 from engine.policy import PiecewiseLinear, Policy
 from engine.store import Store
 from engine.trees import SupervisedModel, UnsupervisedModel
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
+"""What is written. Protocol 1, which is read too, had no label delay and no attributes."""
+
+# Protocol 1 took the fingerprint of the whole catalogue, of which it knew one. The second is that
+# of the same definitions as it is taken today.
+_PROTOCOL_1_CATALOGUE: Final = "cf4daa933da049d46b3c1b3e7e9d7d88ff72a427af59dacc2ba9464039b407d5"
+_PROTOCOL_1_FINGERPRINT: Final = "9abfcdd9beb4fa3e0013e03432198e7ff281453e8249aba92aa24dfe4148e4ed"
+
 MANIFEST: Final = "manifest.json"
 SUPERVISED: Final = "supervised.treelite"
 UNSUPERVISED: Final = "unsupervised.treelite"
 FEATURE_SCHEMA: Final = "feature_schema.json"
-THRESHOLDS: Final = "thresholds.json"
+THRESHcf4daa933da049d46b3c1b3e7e9d7d88ff72a427af59dacc2ba9464039b407d5S: Final = "thresholds.json"
 
 
 FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")]
@@ -56,7 +63,9 @@ class Anomaly(msgspec.Struct, frozen=True):
 class BundleManifest(msgspec.Struct, frozen=True, kw_only=True):
     """The facts of a version.
 
-    `feature_schema` is FeatureSchema's `to_dict`, `rule_set_sha256` (hex) that of the rules the
+    `feature_schema` is FeatureSchema's `to_dict`, `catalogue_fingerprint` that of its inputs,
+    `label_delay_us` (microseconds) how long after a transaction its label counts, as the features
+    that are made of labels were computed; `rule_set_sha256` (hex) that of the rules the
     thresholds were tuned with, `training` a summary for people, `libraries` name to version.
     """
 
@@ -65,6 +74,7 @@ class BundleManifest(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     feature_schema: dict[str, Any]
     catalogue_fingerprint: str
+    label_delay_us: Annotated[int, Meta(ge=0)]
     policy: Policy
     anomaly: Anomaly
     rule_set_sha256: str
@@ -75,11 +85,12 @@ class BundleManifest(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A loaded version, ready to score."""
+    """A loaded version, ready to score. `label_delay` is in microseconds."""
 
     manifest: BundleManifest
     manifest_sha256: str
     schema: FeatureSchema
+    label_delay: int
     policy: Policy
     supervised: SupervisedModel
     unsupervised: UnsupervisedModel
@@ -93,6 +104,7 @@ def write_bundle(
     model: str,
     version: str,
     schema: FeatureSchema,
+    label_delay: int,
     policy: Policy,
     fill: NDArray[np.float64],
     anomaly_calibration: PiecewiseLinear,
@@ -103,14 +115,17 @@ def write_bundle(
     """Write a bundle into the folder `prefix` and return its manifest's SHA-256 (hex).
 
     `files` are the two checkpoints and whatever else belongs to the version; the files for people
-    (feature_schema.json, thresholds.json) are written from the facts given here.
+    (feature_schema.json, thresholds.json) are written from the facts given here. `label_delay` is
+    in microseconds, at least 0.
 
     Raises InvalidBundle when the folder already has a manifest, or when what is given would not
     load.
     """
     facts = {
         FEATURE_SCHEMA: _encode(schema.to_dict()),
-        THRESHOLDS: _encode({"review": policy.review, "block": policy.block}),
+        THRESHcf4daa933da049d46b3c1b3e7e9d7d88ff72a427af59dacc2ba9464039b407d5S: _encode(
+            {"review": policy.review, "block": policy.block}
+        ),
     }
     contents = {**files, **facts}
     manifest = BundleManifest(
@@ -118,7 +133,8 @@ def write_bundle(
         model=model,
         version=version,
         feature_schema=schema.to_dict(),
-        catalogue_fingerprint=fingerprint(),
+        catalogue_fingerprint=fingerprint(schema.inputs),
+        label_delay_us=label_delay,
         policy=policy,
         anomaly=Anomaly(fill.tolist(), anomaly_calibration),
         rule_set_sha256=rule_set_sha256,
@@ -128,7 +144,7 @@ def write_bundle(
     )
     data = _encode(manifest)
     digest = hashlib.sha256(data).hexdigest()
-    _build(manifest, digest, contents)
+    _build(_decode_manifest(data, prefix), digest, contents)
     _write(store, prefix, contents, data)
     return digest
 
@@ -194,14 +210,21 @@ def _read_manifest(store: Store, prefix: str, sha256: str) -> tuple[bytes, Bundl
         raise InvalidBundle(f"The bundle in {prefix} has no manifest.") from None
     if hashlib.sha256(data).hexdigest() != sha256:
         raise InvalidBundle(f"The manifest in {prefix} is not the one that was registered.")
+    return data, _decode_manifest(data, prefix)
+
+
+def _decode_manifest(data: bytes, prefix: str) -> BundleManifest:
     try:
         # The protocol first: another one may have another shape.
         protocol = msgspec.json.decode(data, type=_ProtocolOnly).protocol
-        if protocol != PROTOCOL:
+        if protocol not in (1, PROTOCOL):
             raise InvalidBundle(
-                f"The bundle in {prefix} has protocol {protocol}; this engine reads {PROTOCOL}."
+                f"The bundle in {prefix} has protocol {protocol}; this engine reads 1 and 2."
             )
-        return data, msgspec.json.decode(data, type=BundleManifest)
+        facts = msgspec.json.decode(data, type=dict[str, Any])
+        if protocol == 1:
+            facts["label_delay_us"] = LABEL_DELAY
+        return msgspec.convert(facts, BundleManifest)
     except msgspec.MsgspecError as error:
         raise InvalidBundle(f"The manifest in {prefix} can't be read: {error}") from None
 
@@ -225,24 +248,33 @@ def _build(manifest: BundleManifest, digest: str, contents: Mapping[str, bytes])
     for name in (SUPERVISED, UNSUPERVISED):
         if name not in contents:
             raise InvalidBundle(f"The bundle has no {name}.")
-    if manifest.catalogue_fingerprint != fingerprint():
+    schema = FeatureSchema.from_dict(manifest.feature_schema)
+    if _fingerprint_of(manifest) != fingerprint(schema.inputs):
         raise InvalidBundle(
             f"Version {manifest.version} was trained with other feature definitions than this "
             "engine computes; train it again."
         )
-    schema = FeatureSchema.from_dict(manifest.feature_schema)
     count = len(schema.names)
     fill = np.array(manifest.anomaly.fill, dtype=np.float64)
     return Bundle(
         manifest=manifest,
         manifest_sha256=digest,
         schema=schema,
+        label_delay=manifest.label_delay_us,
         policy=manifest.policy,
         supervised=SupervisedModel(contents[SUPERVISED], count),
         unsupervised=UnsupervisedModel(
             contents[UNSUPERVISED], count, fill, manifest.anomaly.calibration
         ),
     )
+
+
+def _fingerprint_of(manifest: BundleManifest) -> str | None:
+    """What the schema's inputs meant when the version was trained; None when nobody knows."""
+    if manifest.protocol == PROTOCOL:
+        return manifest.catalogue_fingerprint
+    known = manifest.catalogue_fingerprint == _PROTOCOL_1_CATALOGUE
+    return _PROTOCOL_1_FINGERPRINT if known else None
 
 
 def _entry(data: bytes) -> FileEntry:

@@ -1,4 +1,4 @@
-"""The scorer: one decoded request and its wallet's history in, one decision out.
+"""The scorer: one decoded request and its wallets' history in, one decision out.
 
 Rules first; a rule that blocks ends it. Otherwise both models score the row of features, and the
 policy makes of rules and models one risk and a decision. No clock, no database, no network.
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.bundle import Bundle
-from engine.features.catalogue import FEATURE_INDEX, OWN, OWN_BALANCE
+from engine.features.catalogue import FEATURE_INDEX, OWN, OWN_BALANCE, RATIOS
 from engine.features.live import History, compute_live, countries_30d, effective_time
 from engine.policy import APPROVE, BLOCK, Outcome
 from engine.rules import RuleResult, RuleSet, rule_context
@@ -28,7 +28,7 @@ from engine.transaction import (
 SUPERVISED_HIGH: Final = "MODEL_SUPERVISED_HIGH"
 ANOMALY_HIGH: Final = "MODEL_ANOMALY_HIGH"
 
-FeatureValue = float | list[str] | None
+FeatureValue = float | str | list[str] | None
 _DECIMALS = 6
 _RULE_FEATURES: Final = tuple(
     (name, FEATURE_INDEX[name])
@@ -43,8 +43,9 @@ class Decision:
 
     Scores are in [0, 1], rounded to 6 decimals after the decision was taken on the unrounded
     ones; the models' are None when a rule blocked. `features` has every feature of the catalogue,
-    the transaction's own and `user_country_history`; None is "unknown". `sent` names those that
-    the caller sent.
+    the version's inputs that are made of the transaction itself, its attributes (a category as
+    its text) and `user_country_history`; None is "unknown". `sent` names the features that the
+    caller sent.
     """
 
     decision: Outcome
@@ -69,9 +70,11 @@ class Scorer:
         self.model_version = f"v{bundle.manifest.version}"
 
     def score(self, request: ScoreRequest, history: History) -> Decision:
-        """Decide on a transaction, given what its source wallet did before it.
+        """Decide on a transaction, given what its wallets did before it: the history as of this
+        version's label delay (`bundle.label_delay`).
 
-        Raises ValueError for a history longer than the kernel's tail.
+        Raises InvalidRequest naming each attribute of another kind than the version was trained
+        with, ValueError for a history longer than the kernel's tail.
         """
         inputs = _Inputs(request, history, self.bundle)
         result = self.rules.evaluate(inputs.rule_context())
@@ -144,6 +147,7 @@ class _Inputs:
             destination=wallet_code(transaction.destination_wallet_id),
             country=self._country,
             history=history,
+            label_delay=bundle.label_delay,
         )
         sent = request.sent_features()
         countries = sent.pop(COUNTRY_HISTORY, None)
@@ -175,6 +179,7 @@ class _Inputs:
             country=self._country,
             source_balance=math.nan if balance is None else balance,
             history=self._historical,
+            attributes=transaction.attributes,
         )
 
     def rule_context(self) -> dict[str, Any]:
@@ -205,8 +210,14 @@ class _Inputs:
         """Return the values to keep; one-hot columns only when the caller sent them."""
         row = self.row.tolist()
         positions = self._schema.positions
-        own = (name for name in (*OWN, *OWN_BALANCE, *self.used) if name in positions)
+        kept = (*OWN, *OWN_BALANCE, *RATIOS, *self.used)
+        own = (name for name in kept if name in positions)
         values: dict[str, FeatureValue] = {name: _or_none(row[positions[name]]) for name in own}
+        sent = self._request.transaction.attributes or {}
+        for attribute in self._schema.attributes:
+            value = sent.get(attribute.name)
+            held = float(value) if isinstance(value, bool | float) else value
+            values[f"attribute_{attribute.name}"] = held
         values.update(zip(FEATURE_INDEX, map(_or_none, self._historical.tolist()), strict=True))
         values[COUNTRY_HISTORY] = self._countries
         return values

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from engine.errors import FieldError, InvalidRequest
-from engine.features.catalogue import CATALOGUE, OWN, OWN_BALANCE
+from engine.features.catalogue import CATALOGUE, OWN, OWN_BALANCE, RATIOS
 
 MAX_AMOUNT = 1e9
 MAX_ATTRIBUTES = 64
@@ -120,7 +120,9 @@ COUNTRY_HISTORY = "user_country_history"
 _MAX_SENT = 1e15
 _SENT_NUMBER = "a finite number from -1e15 to 1e15, a boolean or null"
 _SENT_COUNTRIES = "a list of at most 1000 ISO 3166 alpha-2 country codes, or null"
-_NUMERIC_FEATURES = frozenset({*OWN, *OWN_BALANCE, *(feature.name for feature in CATALOGUE)})
+_NUMERIC_FEATURES = frozenset(
+    (*OWN, *OWN_BALANCE, *RATIOS, *(feature.name for feature in CATALOGUE))
+)
 
 
 def is_numeric_feature(name: str) -> bool:

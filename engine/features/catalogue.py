@@ -3,8 +3,8 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -150,6 +150,12 @@ OWN: Final = (
 OWN_BALANCE: Final = ("source_balance", "amount_to_balance")
 """What a model reads of the transaction itself, beside one column a category."""
 
+RATIOS: Final[Mapping[str, str]] = {
+    "amount_to_src_mean_30d": "src_tx_amount_mean_out_30d",
+    "amount_to_dst_mean_30d": "dst_tx_amount_mean_in_30d",
+}
+"""Inputs that are the transaction's amount over a feature: unknown unless that is above 0."""
+
 
 class Plan(NamedTuple):
     """A catalogue as the kernel's tables."""
@@ -216,12 +222,20 @@ FEATURE_INDEX: Final[Mapping[str, int]] = {f.name: i for i, f in enumerate(CATAL
 """Where a feature is in a row that the kernel returns."""
 
 
-def fingerprint(features: Sequence[Feature] | None = None) -> str:
-    """SHA-256 (hex) of declarations (all by default): equal when every feature means the same."""
+def fingerprint(names: Iterable[str]) -> str:
+    """SHA-256 (hex) of what these inputs mean: names of features, or of ratios to one.
+
+    Equal when each of them is defined as it was; what else the catalogue has does not matter.
+    """
+    features = {feature.name: feature for feature in CATALOGUE}
     declared = {
-        "features": [asdict(f) for f in (CATALOGUE if features is None else features)],
+        "features": [(name, _definition(features[RATIOS.get(name, name)])) for name in names],
         "own": [*OWN, *OWN_BALANCE],
         "tail": kernel.TAIL,
         "units": kernel.UNITS,
     }
-    return hashlib.sha256(json.dumps(declared, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(declared).encode()).hexdigest()
+
+
+def _definition(feature: Feature) -> tuple[str, str, int, str, float]:
+    return feature.name, feature.key, feature.window, feature.aggregate, feature.default

@@ -9,6 +9,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier, IsolationForest
 from threadpoolctl import threadpool_limits
 
 from engine.bundle import SUPERVISED, UNSUPERVISED, write_bundle
+from engine.features.catalogue import LABEL_DELAY
 from engine.features.schema import FeatureSchema
 from engine.policy import PiecewiseLinear, Policy
 from engine.store import Store
@@ -66,6 +67,7 @@ def write_small_bundle(store: Store, prefix: str = "fraud/v1.0.0", **changes: An
         "model": "fraud",
         "version": "1.0.0",
         "schema": SCHEMA,
+        "label_delay": LABEL_DELAY,
         "policy": POLICY,
         "fill": FILL,
         "anomaly_calibration": ANOMALY_CURVE,

@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,23 @@ from engine.bundle import (
     verify_bundle,
 )
 from engine.errors import InvalidBundle
+from engine.features.catalogue import CATALOGUE, DAY, FEATURE_INDEX, RATIOS, Feature, fingerprint
+from engine.features.live import EMPTY_HISTORY
 from engine.policy import PiecewiseLinear, Policy, Weights
+from engine.rules import RuleSet
+from engine.scorer import Scorer
 from engine.store import LocalStore
 from tests.engine.bundles import FILL, POLICY, SCHEMA, bundle_files, write_small_bundle
+from tests.engine.requests import body, request
+from tests.engine.test_scorer import HABIT, MINUTE, past
 
 PREFIX = "fraud/v1.0.0"
+# Written by the code that wrote protocol 1 (commit b13b06f), like what it scored below.
+PROTOCOL_1 = (
+    LocalStore(Path(__file__).parent / "data"),
+    "protocol-1",
+    "2f7fe172abf3070389479602831fe4cad5d4dc135ec306848907dbd8d9395c5a",
+)
 FILES = (
     "baseline.json",
     "feature_schema.json",
@@ -56,9 +69,10 @@ def test_a_written_bundle_loads_as_what_it_was_given(store: LocalStore) -> None:
         weights=Weights(0.1, 0.7, 0.2),
         calibration=PiecewiseLinear((0.0, 0.3, 1.0), (0.0, 0.1, 1.0)),
     )
-    digest = write_small_bundle(store, policy=policy)
+    digest = write_small_bundle(store, policy=policy, label_delay=3)
     bundle = load_bundle(store, PREFIX, digest)
     assert bundle.policy == policy
+    assert bundle.label_delay == 3
     assert bundle.schema == SCHEMA
     assert bundle.manifest_sha256 == digest
     assert (bundle.manifest.model, bundle.manifest.version) == ("fraud", "1.0.0")
@@ -77,7 +91,7 @@ def test_the_files_for_people_say_what_the_manifest_says(store: LocalStore) -> N
     thresholds = json.loads(store.read(f"{PREFIX}/thresholds.json"))
     assert thresholds == {"review": POLICY.review, "block": POLICY.block}
     assert {k: manifest["policy"][k] for k in thresholds} == thresholds
-    assert manifest["protocol"] == 1
+    assert manifest["protocol"] == 2
 
 
 def test_verify_returns_the_manifest(store: LocalStore) -> None:
@@ -113,12 +127,12 @@ def test_a_manifest_that_is_not_the_registered_one_is_refused(store: LocalStore)
         load_bundle(store, PREFIX, "0" * 64)
 
 
-@pytest.mark.parametrize("protocol", [0, 2, 99])
+@pytest.mark.parametrize("protocol", [0, 3, 99])
 def test_another_protocol_is_refused_by_its_number(store: LocalStore, protocol: int) -> None:
     write_small_bundle(store)
     # Another protocol may have another shape altogether.
     digest = rewrite_manifest(store, lambda m: (m.clear(), m.update(protocol=protocol)))
-    with pytest.raises(InvalidBundle, match=f"has protocol {protocol}; this engine reads 1"):
+    with pytest.raises(InvalidBundle, match=f"has protocol {protocol}; this engine reads 1 and 2"):
         load_bundle(store, PREFIX, digest)
 
 
@@ -127,6 +141,11 @@ def test_another_protocol_is_refused_by_its_number(store: LocalStore, protocol: 
     [
         lambda m: m.pop("protocol"),
         lambda m: m.update(protocol="1"),
+        lambda m: m.update(protocol=1),
+        lambda m: m.pop("label_delay_us"),
+        lambda m: m.update(label_delay_us=-1),
+        lambda m: m.update(label_delay_us=0.5),
+        lambda m: m["feature_schema"]["attributes"].append({"name": "age", "kind": "number"}),
         lambda m: m.pop("policy"),
         lambda m: m["policy"].update(review=0.99),
         lambda m: m["policy"].update(weights={"rule": -1, "supervised": 1, "unsupervised": 1}),
@@ -152,6 +171,124 @@ def test_a_manifest_that_contradicts_itself_is_refused(
         load_bundle(store, PREFIX, rewrite_manifest(store, change))
 
 
+def changed_catalogue(name: str, **changes: Any) -> tuple[Feature, ...]:
+    """The catalogue with one definition changed."""
+    assert name in FEATURE_INDEX
+    return tuple(replace(f, **changes) if f.name == name else f for f in CATALOGUE)
+
+
+NEW = Feature("src_failed_count_30d", "status", "source", 30 * DAY, "failed count", 0.0)
+
+
+@pytest.mark.parametrize(
+    "catalogue",
+    [
+        (NEW, *CATALOGUE),
+        changed_catalogue("tx_last_10min", window=DAY),
+        changed_catalogue("src_tx_count_out_5m", group="renamed"),
+    ],
+    ids=["one more", "a change that only rules see", "a group's name"],
+)
+@pytest.mark.parametrize("protocol", [1, 2])
+def test_other_features_do_not_refuse_a_version(
+    store: LocalStore,
+    monkeypatch: pytest.MonkeyPatch,
+    catalogue: tuple[Feature, ...],
+    protocol: int,
+) -> None:
+    asked = (store, PREFIX, write_small_bundle(store)) if protocol == 2 else PROTOCOL_1
+    monkeypatch.setattr("engine.features.catalogue.CATALOGUE", catalogue)
+    assert load_bundle(*asked).manifest.protocol == protocol
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("src_tx_count_out_5m", {"window": DAY}),
+        ("src_tx_count_out_5m", {"aggregate": "blocked count"}),
+        ("src_tx_count_out_5m", {"default": 1.0}),
+        ("is_new_country_30d", {"key": "source, destination"}),
+    ],
+)
+@pytest.mark.parametrize("protocol", [1, 2])
+def test_a_version_is_refused_when_one_of_its_features_means_something_else(
+    store: LocalStore,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    changes: dict[str, Any],
+    protocol: int,
+) -> None:
+    asked = (store, PREFIX, write_small_bundle(store)) if protocol == 2 else PROTOCOL_1
+    monkeypatch.setattr("engine.features.catalogue.CATALOGUE", changed_catalogue(name, **changes))
+    with pytest.raises(InvalidBundle, match="other feature definitions"):
+        load_bundle(*asked)
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_a_ratio_means_what_its_feature_does(ratio: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = fingerprint([ratio])
+    catalogue = changed_catalogue(RATIOS[ratio], window=DAY)
+    monkeypatch.setattr("engine.features.catalogue.CATALOGUE", catalogue)
+    assert fingerprint([ratio]) != before
+
+
+def test_a_version_of_protocol_1_is_read_as_it_was_written() -> None:
+    bundle = load_bundle(*PROTOCOL_1)
+    assert bundle.manifest.protocol == 1
+    assert bundle.label_delay == 7 * DAY
+    assert bundle.schema.attributes == ()
+    names = json.loads(PROTOCOL_1[0].read("protocol-1/feature_schema.json"))["names"]
+    assert list(bundle.schema.names) == names
+    assert bundle.policy.calibration == PiecewiseLinear((0.0, 0.3, 1.0), (0.0, 0.2, 1.0))
+
+
+BURST = past(*((n * MINUTE, 9.0) for n in range(8, 0, -1)), to="wallet_009")
+
+
+@pytest.mark.parametrize(
+    ("changes", "history", "decision", "scores"),
+    [
+        ({}, EMPTY_HISTORY, "APPROVE", (0.163422, 0.25558, 0.458922)),
+        ({}, HABIT, "APPROVE", (0.106711, 0.067989, 0.596363)),
+        (
+            {
+                "transaction.amount": 90,
+                "transaction.transaction_type": "PAYMENT",
+                "transaction.country": "DE",
+            },
+            BURST,
+            "BLOCK",
+            (0.752047, 0.600396, 0.595385),
+        ),
+        (
+            {"transaction.amount": 3, "transaction.country": "IT", "context": None},
+            BURST,
+            "APPROVE",
+            (0.212449, 0.335762, 0.547178),
+        ),
+        (
+            {
+                "transaction.amount": 3.5,
+                "transaction.transaction_type": "OTHER",
+                "transaction.attributes": {"unknown": 1},
+                "features.historical": {"src_tx_count_out_1h": 0, "is_new_destination_30d": False},
+            },
+            HABIT,
+            "APPROVE",
+            (0.106018, 0.066256, 0.596363),
+        ),
+    ],
+    ids=["nothing before", "a habit", "a burst", "hardly anything known", "sent"],
+)
+def test_a_version_of_protocol_1_scores_as_it_did(
+    changes: dict[str, Any], history: Any, decision: str, scores: tuple[float, ...]
+) -> None:
+    scorer = Scorer(load_bundle(*PROTOCOL_1), RuleSet.default())
+    made = scorer.score(request(changes), history)
+    assert made.decision == decision
+    assert (made.risk_score, made.supervised_score, made.unsupervised_score) == scores
+
+
 def test_a_manifest_that_is_not_json_is_refused(store: LocalStore) -> None:
     store.write(f"{PREFIX}/{MANIFEST}", b"{")
     with pytest.raises(InvalidBundle, match="can't be read"):
@@ -165,6 +302,7 @@ def test_a_manifest_that_is_not_json_is_refused(store: LocalStore) -> None:
         {"files": {SUPERVISED: bundle_files()[SUPERVISED]}},
         {"fill": FILL[:-1]},
         {"fill": np.full(len(FILL), np.nan)},
+        {"label_delay": -1},
     ],
 )
 def test_what_would_not_load_is_not_written(store: LocalStore, changes: dict[str, Any]) -> None:
@@ -248,8 +386,6 @@ print([name for name in heavy if name in sys.modules])
 def test_serving_never_unpickles_and_imports_nothing_of_training(
     store: LocalStore, tmp_path: Path
 ) -> None:
-    from tests.engine.requests import body
-
     trace = tmp_path / "unpickled"
     files = {**bundle_files(), "supervised_model.joblib": pickle.dumps(Canary(trace))}
     digest = write_small_bundle(store, files=files)

@@ -20,6 +20,7 @@ from engine.features.catalogue import (
     INCOMING_WINDOWS,
     OWN,
     OWN_BALANCE,
+    RATIOS,
     Feature,
     compile_catalogue,
     fingerprint,
@@ -107,14 +108,15 @@ def test_a_feature_of_a_known_kind_is_one_more_line() -> None:
 
 
 def test_the_fingerprint_follows_every_declaration(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = fingerprint()
+    first = CATALOGUE[0].name
+    before = fingerprint([first])
     assert re.fullmatch(r"[0-9a-f]{64}", before)
-    assert fingerprint() == before
-    seen = {before}
-    for mutant in (*_mutants(CATALOGUE[0]), dataclasses.replace(CATALOGUE[0], name="other")):
+    assert fingerprint([first]) == before
+    seen = {before, fingerprint([]), fingerprint([CATALOGUE[1].name])}
+    for mutant in _mutants(CATALOGUE[0]):
         monkeypatch.setattr("engine.features.catalogue.CATALOGUE", (mutant, *CATALOGUE[1:]))
-        assert fingerprint() not in seen
-        seen.add(fingerprint())
+        assert fingerprint([first]) not in seen
+        seen.add(fingerprint([first]))
 
 
 def _documented() -> dict[str, list[str]]:
@@ -150,7 +152,10 @@ def test_the_page_lists_the_catalogue() -> None:
 
 def test_the_page_lists_the_transactions_own_features() -> None:
     documented = {name for name, cells in _documented().items() if len(cells) == 1}
-    assert documented == {*OWN, *OWN_BALANCE, "transaction_type_X", "country_X"}
+    assert documented == {
+        *OWN, *OWN_BALANCE, *RATIOS, "transaction_type_X", "country_X", "attribute_X",
+        "attribute_X_is_Y",
+    }  # fmt: skip
 
 
 def test_the_live_path_imports_nothing_of_training() -> None:

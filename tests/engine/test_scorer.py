@@ -1,5 +1,5 @@
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,15 +9,20 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from engine.bundle import Bundle, load_bundle
-from engine.features.catalogue import CATALOGUE, OWN, OWN_BALANCE
+from engine.errors import InvalidRequest
+from engine.features.catalogue import CATALOGUE, DAY, OWN, OWN_BALANCE, RATIOS
 from engine.features.live import (
     EMPTY_HISTORY,
     NO_EDGES,
     NO_FAILURES,
+    NO_INCOMING,
     History,
     decode_events,
+    decode_incoming,
     next_event,
+    next_incoming,
 )
+from engine.features.schema import Attribute, FeatureSchema
 from engine.policy import Policy
 from engine.rules import RuleSet
 from engine.scorer import Decision, Scorer
@@ -59,10 +64,8 @@ def fixed(
     policy: Policy = POLICY,
 ) -> Scorer:
     """A scorer whose models say what the test wants."""
-    stand_in = Bundle(
-        manifest=bundle.manifest,
-        manifest_sha256=bundle.manifest_sha256,
-        schema=bundle.schema,
+    stand_in = replace(
+        bundle,
         policy=policy,
         supervised=FixedModel(supervised),  # type: ignore[arg-type]
         unsupervised=FixedModel(unsupervised),  # type: ignore[arg-type]
@@ -122,7 +125,7 @@ def test_a_rule_that_blocks_ends_it_and_the_models_are_not_asked(bundle: Bundle)
 @pytest.mark.parametrize("amount", [40.0, 301.0])
 def test_features_are_recorded_for_every_decision(bundle: Bundle, amount: float) -> None:
     decision = fixed(bundle).score(request({"transaction.amount": amount}), HABIT)
-    expected = {f.name for f in CATALOGUE} | {*OWN, *OWN_BALANCE, "user_country_history"}
+    expected = {f.name for f in CATALOGUE} | {*OWN, *OWN_BALANCE, *RATIOS, "user_country_history"}
     assert set(decision.features) == expected
     assert decision.features["amount"] == amount
     assert decision.features["src_tx_count_out_30d"] == 20.0
@@ -301,6 +304,83 @@ def test_what_is_sent_wins_and_is_named(bundle: Bundle) -> None:
     assert row[at["log_amount"]] == 9.0
     assert row[at["country_FR"]] == 0.0
     assert row[at["hour_of_day"]] == 12.0
+
+
+def test_a_ratio_is_to_the_mean_that_was_sent_unless_it_was_sent_itself(bundle: Bundle) -> None:
+    scorer = fixed(bundle)
+    at = SCHEMA.positions["amount_to_src_mean_30d"]
+    mean = {"src_tx_amount_mean_out_30d": 16.0}
+    for sent, ratio in (({}, 1.0), (mean, 2.5), (mean | {"amount_to_src_mean_30d": 7}, 7.0)):
+        decision = scorer.score(request({"features.historical": sent}), HABIT)
+        assert decision.features["amount_to_src_mean_30d"] == ratio
+        assert decision.sent == set(sent)
+        assert scorer.bundle.supervised.rows[-1][at] == ratio  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def reading(bundle: Bundle) -> Bundle:
+    """A version that reads attributes and no balances."""
+    attributes = (
+        Attribute("age", "number"),
+        Attribute("contactless", "boolean"),
+        Attribute("mcc", "category", ("5411", "6011")),
+    )
+    schema = FeatureSchema(("TRANSFER",), ("FR",), attributes, frozenset({"balances"}))
+    return replace(bundle, schema=schema)
+
+
+def test_attributes_reach_the_models_and_are_recorded(reading: Bundle) -> None:
+    scorer = fixed(reading)
+    sent = {"age": 34, "contactless": True, "mcc": "6011", "unread": "x"}
+    decision = scorer.score(request({"transaction.attributes": sent}), HABIT)
+    (row,) = scorer.bundle.supervised.rows  # type: ignore[attr-defined]
+    assert row[-4:].tolist() == [34.0, 1.0, 0.0, 1.0]
+    recorded = {name: v for name, v in decision.features.items() if name.startswith("attribute_")}
+    assert recorded == {
+        "attribute_age": 34.0, "attribute_contactless": 1.0, "attribute_mcc": "6011",
+    }  # fmt: skip
+    assert type(recorded["attribute_contactless"]) is float
+    assert "source_balance" not in decision.features
+    assert decision.sent == frozenset()
+
+
+def test_attributes_that_were_not_sent_are_recorded_as_unknown(reading: Bundle) -> None:
+    scorer = fixed(reading)
+    decision = scorer.score(request(), HABIT)
+    for name in ("age", "contactless", "mcc"):
+        assert decision.features[f"attribute_{name}"] is None
+    (row,) = scorer.bundle.supervised.rows  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(row[-4:], [math.nan, math.nan, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("amount", [40.0, 301.0], ids=["for the models", "blocked by a rule"])
+def test_attributes_of_another_kind_are_refused(reading: Bundle, amount: float) -> None:
+    sent = {"age": "34", "contactless": 1, "mcc": "6011"}
+    asked = request({"transaction.attributes": sent, "transaction.amount": amount})
+    with pytest.raises(InvalidRequest) as caught:
+        fixed(reading).score(asked, HABIT)
+    assert caught.value.errors == (
+        ("transaction.attributes.age", "this version expects a number"),
+        ("transaction.attributes.contactless", "this version expects true or false"),
+    )
+
+
+def test_a_version_without_attributes_takes_any(bundle: Bundle) -> None:
+    scorer = fixed(bundle)
+    asked = request({"transaction.attributes": {"age": "34"}})
+    decision = scorer.score(asked, HABIT)
+    assert decision == scorer.score(request(), HABIT)
+
+
+@pytest.mark.parametrize(("delay_days", "ratio"), [(7, 1.0), (1, 0.0)])
+def test_labels_count_after_the_versions_own_delay(
+    bundle: Bundle, delay_days: int, ratio: float
+) -> None:
+    paid = next_incoming(NO_INCOMING, created_at_us=NOW - 15 * DAY // 2, amount=1, source=1)
+    confirmed = np.array([1, 0, 0, 0])
+    history = History(incoming=decode_incoming(paid), destination_frauds=confirmed)
+    scorer = fixed(replace(bundle, label_delay=delay_days * DAY))
+    assert scorer.score(request(), history).features["dst_fraud_ratio_1d"] == ratio
 
 
 def test_sending_changes_neither_the_history_nor_the_next_decision(bundle: Bundle) -> None:
