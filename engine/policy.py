@@ -9,7 +9,7 @@ transaction and a whole data set, so they agree to the last bit.
 import math
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,8 @@ Outcome = Literal["APPROVE", "REVIEW", "BLOCK"]
 APPROVE: Outcome = "APPROVE"
 REVIEW: Outcome = "REVIEW"
 BLOCK: Outcome = "BLOCK"
+OUTCOMES: Final = (APPROVE, REVIEW, BLOCK)
+"""From the mildest to the hardest."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,29 @@ class Policy:
 
     def decide(self, risk: float) -> Outcome:
         """Return the decision for one unrounded risk; a threshold belongs to the harder side."""
-        if risk >= self.block:
-            return BLOCK
-        return REVIEW if risk >= self.review else APPROVE
+        return OUTCOMES[int(self.severity(risk))]
+
+    def severity(self, risk: ArrayLike) -> NDArray[np.int8]:
+        """Return the decisions for unrounded risks, in their shape, as positions in OUTCOMES."""
+        risks = np.asarray(risk, dtype=np.float64)
+        return (risks >= self.review).astype(np.int8) + (risks >= self.block)
+
+    def carriers(
+        self, rule_score: ArrayLike, supervised: ArrayLike, unsupervised: ArrayLike
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return whether the supervised, and whether the unsupervised model carried the decision.
+
+        A model carried it when the decision would be milder had that model said 0. When that
+        holds for neither alone, but for both together, the larger contribution did. Nothing
+        carries an APPROVE. Takes what `risk` does.
+        """
+        first, second = np.asarray(supervised), np.asarray(unsupervised)
+        decided = self.severity(self.risk(rule_score, first, second))
+
+        def is_milder(supervised: ArrayLike, unsupervised: ArrayLike) -> NDArray[np.bool_]:
+            return self.severity(self.risk(rule_score, supervised, unsupervised)) < decided
+
+        by_first, by_second = is_milder(0.0, second), is_milder(first, 0.0)
+        jointly = is_milder(0.0, 0.0) & ~by_first & ~by_second
+        larger = self.weights.supervised * first >= self.weights.unsupervised * second
+        return by_first | (jointly & larger), by_second | (jointly & ~larger)

@@ -5,7 +5,6 @@ policy makes of rules and models one risk and a decision. No clock, no database,
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import compress
 from typing import Any, Final, cast
@@ -34,7 +33,6 @@ _RULE_FEATURES: Final = tuple(
     (name, FEATURE_INDEX[name])
     for name in ("avg_amount_30d", "tx_last_10min", "is_new_beneficiary", "blocked_tx_last_24h")
 )
-_SEVERITY: Final[Mapping[Outcome, int]] = {"APPROVE": 0, "REVIEW": 1, "BLOCK": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,26 +83,9 @@ class Scorer:
         scores = (result.rule_score, supervised, unsupervised)
         risk = float(self.bundle.policy.risk(*scores))
         decision = self.bundle.policy.decide(risk)
-        reasons = () if decision == APPROVE else self._carriers(decision, *scores)
+        carried = () if decision == APPROVE else self.bundle.policy.carriers(*scores)
+        reasons = tuple(compress((SUPERVISED_HIGH, ANOMALY_HIGH), carried))
         return self._decision(decision, risk, result, (supervised, unsupervised), inputs, reasons)
-
-    def _carriers(
-        self, decision: Outcome, rule: float, supervised: float, unsupervised: float
-    ) -> tuple[str, ...]:
-        """Return the reasons of the models that carried a decision other than APPROVE.
-
-        A model carried it when the decision would be milder had that model said 0. When that
-        holds for neither alone, but for both together, the larger contribution did.
-        """
-        policy = self.bundle.policy
-        without = policy.risk(rule, (0.0, supervised, 0.0), (unsupervised, 0.0, 0.0))
-        milder = [_SEVERITY[policy.decide(risk)] < _SEVERITY[decision] for risk in without.tolist()]
-        carriers = tuple(compress((SUPERVISED_HIGH, ANOMALY_HIGH), milder))
-        if not carriers and milder[2]:
-            weights = policy.weights
-            first = weights.supervised * supervised >= weights.unsupervised * unsupervised
-            return (SUPERVISED_HIGH if first else ANOMALY_HIGH,)
-        return carriers
 
     def _decision(
         self,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.policy import PiecewiseLinear, Policy, Weights
+from engine.policy import OUTCOMES, PiecewiseLinear, Policy, Weights
 
 POLICY = Policy(review=0.5, block=0.8)
 CURVE = PiecewiseLinear((0.0, 0.2, 1.0), (0.0, 0.6, 1.0))
@@ -91,3 +91,29 @@ def test_a_threshold_belongs_to_the_harder_side(risk: float, decision: str) -> N
 def test_what_would_not_order_risks_is_refused(make: Any) -> None:
     with pytest.raises(ValueError, match=r"must|needs"):
         make()
+
+
+@given(
+    st.lists(st.tuples(*[st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.8, 1.0])] * 3), min_size=1),
+    st.sampled_from([Weights(), Weights(0.1, 0.45, 0.45), Weights(0.0, 1.0, 0.0)]),
+)
+def test_decisions_and_their_carriers_are_the_same_in_columns_and_one_by_one(scores, weights):
+    policy = Policy(review=0.3, block=0.6, weights=weights)
+    columns = np.array(scores).T
+    decided = policy.severity(policy.risk(*columns))
+    assert [OUTCOMES[at] for at in decided] == [
+        policy.decide(float(policy.risk(*each))) for each in scores
+    ]
+    carried = np.array(policy.carriers(*columns)).T
+    for each, of_row, found in zip(scores, decided.tolist(), carried.tolist(), strict=True):
+        assert found == [bool(one) for one in policy.carriers(*each)]
+        rule, supervised, unsupervised = each
+        without = [
+            policy.severity(policy.risk(rule, *rest)) < of_row
+            for rest in ((0.0, unsupervised), (supervised, 0.0), (0.0, 0.0))
+        ]
+        assert any(found) == any(without)
+        if without[0] or without[1]:
+            assert found == without[:2]
+        else:
+            assert sum(found) <= 1
