@@ -22,49 +22,39 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from engine.features.catalogue import LABEL_DELAY
 from engine.policy import Policy
 from engine.rules import RuleSet
 from training.pipeline.datasets import import_files
 from training.pipeline.evaluate import rank
-from training.pipeline.fit import fit_supervised, supervised_score
-from training.pipeline.prepare import Prepared, prepare, split_data
+from training.pipeline.fit import FitPart, fit_supervised, supervised_score
+from training.pipeline.prepare import Features, choose_schema, split_data
 from training.pipeline.rules_replay import Replayed, RuleReplay
 from training.pipeline.simulate import simulate
-from training.pipeline.split import Split
+from training.pipeline.spec import Options
 from training.pipeline.table import Transactions, read_transactions
 
 NEVER = Policy(review=2.0, block=2.0)
 
 
-def replayed_rules(data: Transactions, prepared: Prepared, split: Split) -> Replayed:
+def replayed_rules(data: Transactions, features: Features, test: slice) -> Replayed:
     """The default rules over the test part."""
-    rows = slice(split.test.start, len(data))
-    history = prepared.rule_history[split.test.start - split.train.stop :]
-    nothing = np.zeros(rows.stop - rows.start)
-    return RuleReplay(RuleSet.default(), data, history, rows).replay(NEVER, nothing, nothing)
+    history = features.history(np.arange(test.start, test.stop))
+    nothing = np.zeros(test.stop - test.start)
+    return RuleReplay(RuleSet.default(), data, history, test).replay(NEVER, nothing, nothing)
 
 
-def logistic_scores(
-    matrix: NDArray[np.float64], labels: NDArray[np.bool_], split: Split
-) -> NDArray[np.float64]:
+def logistic_scores(train: FitPart, test: NDArray[np.float64]) -> NDArray[np.float64]:
     model = make_pipeline(SimpleImputer(), StandardScaler(), LogisticRegression(max_iter=500))
-    model.fit(matrix[split.train], labels[split.train])
-    return model.predict_proba(matrix[split.test])[:, 1]
+    model.fit(train.matrix, train.labels)
+    return model.predict_proba(test)[:, 1]
 
 
 def boosted_scores(
-    matrix: NDArray[np.float64], labels: NDArray[np.bool_], split: Split
+    train: FitPart, validation: FitPart, test: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    fitted = fit_supervised(
-        matrix[split.train],
-        labels[split.train],
-        matrix[split.validation],
-        labels[split.validation],
-        seed=0,
-        hyperparameters={},
-        progress=lambda _: None,
-    )
-    return supervised_score(fitted.model, matrix[split.test])
+    fitted = fit_supervised(train, validation, seed=0, hyperparameters={}, progress=lambda _: None)
+    return supervised_score(fitted.model, test)
 
 
 def speeds(rows: int, seed: int, folder: Path) -> tuple[dict[str, float], Path]:
@@ -83,19 +73,25 @@ def speeds(rows: int, seed: int, folder: Path) -> tuple[dict[str, float], Path]:
 
 
 def detection(path: Path) -> dict[str, float]:
-    data = read_transactions(str(path))
-    split = split_data(data, (0.7, 0.15, 0.15))
-    prepared = prepare(data, split, lambda _share, _message: None)
-    labels = data.is_fraud
-    tested = labels[split.test]
-    rules = replayed_rules(data, prepared, split)
+    parts = split_data(read_transactions(str(path)), Options(), LABEL_DELAY)
+    data, split = parts.data, parts.split
+    features = Features(parts, choose_schema(data, split.train, ()))
+
+    def fit_part(part: slice) -> FitPart:
+        rows = np.arange(part.start, part.stop)
+        return FitPart(features.matrix(rows), parts.labels[part], np.ones(len(rows)))
+
+    train, validation = fit_part(split.train), fit_part(split.validation)
+    test = features.matrix(np.arange(split.test.start, split.test.stop))
+    tested = data.is_fraud[split.test]
+    rules = replayed_rules(data, features, split.test)
     scores = {
         "rules": rules.rule_score + rules.rule_blocked,
-        "logistic_regression": logistic_scores(prepared.matrix, labels, split),
-        "gradient_boosting": boosted_scores(prepared.matrix, labels, split),
+        "logistic_regression": logistic_scores(train, test),
+        "gradient_boosting": boosted_scores(train, validation, test),
     }
     return {
-        "fraud_rate": float(labels.mean()),
+        "fraud_rate": float(data.is_fraud.mean()),
         "honest_blocked_by_rules": float(rules.rule_blocked[~tested].mean()),
         **{f"recall_{name}": rank(s, tested)["recall_at_1_percent"] for name, s in scores.items()},
     }

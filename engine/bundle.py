@@ -38,7 +38,7 @@ MANIFEST: Final = "manifest.json"
 SUPERVISED: Final = "supervised.treelite"
 UNSUPERVISED: Final = "unsupervised.treelite"
 FEATURE_SCHEMA: Final = "feature_schema.json"
-THRESHcf4daa933da049d46b3c1b3e7e9d7d88ff72a427af59dacc2ba9464039b407d5S: Final = "thresholds.json"
+THRESHOLDS: Final = "thresholds.json"
 
 
 FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")]
@@ -123,9 +123,7 @@ def write_bundle(
     """
     facts = {
         FEATURE_SCHEMA: _encode(schema.to_dict()),
-        THRESHcf4daa933da049d46b3c1b3e7e9d7d88ff72a427af59dacc2ba9464039b407d5S: _encode(
-            {"review": policy.review, "block": policy.block}
-        ),
+        THRESHOLDS: _encode({"review": policy.review, "block": policy.block}),
     }
     contents = {**files, **facts}
     manifest = BundleManifest(

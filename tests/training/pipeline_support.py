@@ -70,8 +70,17 @@ def write_dataset(folder: Path, columns: dict[str, Any]) -> Path:
     return path
 
 
-def write_spec(folder: Path, dataset: Path, rules: str | None = None, **changes: Any) -> Path:
-    """`spec.json` in a run folder; the default rules unless told otherwise."""
+QUICK = {"supervised": {"max_iter": 40}, "unsupervised": {"n_estimators": 20}}
+
+
+def write_spec(
+    folder: Path,
+    dataset: Path,
+    rules: str | None = None,
+    options: dict[str, Any] | None = None,
+    **changes: Any,
+) -> Path:
+    """`spec.json` in a run folder; the default rules and small models unless told otherwise."""
     folder.mkdir(parents=True, exist_ok=True)
     spec = {
         "run_id": folder.name,
@@ -80,7 +89,7 @@ def write_spec(folder: Path, dataset: Path, rules: str | None = None, **changes:
         "dataset": str(dataset),
         "dataset_fingerprint": "f" * 64,
         "rules": {"name": "default", "toml": default_rules_text() if rules is None else rules},
-        "hyperparameters": {"supervised": {"max_iter": 40}, "unsupervised": {"n_estimators": 20}},
+        "options": {"hyperparameters": QUICK} | (options or {}),
     }
     (folder / "spec.json").write_text(json.dumps(spec | changes))
     return folder

@@ -13,9 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.bundle import load_bundle
-from engine.features.replay import replay, visible_at_once
+from engine.features.catalogue import LABEL_DELAY
+from engine.features.replay import NEVER, replay, visible_at_once
 from engine.store import LocalStore
 from tests.training.pipeline_support import (
+    QUICK,
     failure,
     make_columns,
     run_here,
@@ -69,14 +71,19 @@ def test_a_run_leaves_everything_its_folder_promises(finished):
         assert f"{stage}: done" in log
 
 
-def test_the_report_counts_every_row_once_and_the_parts_do_not_overlap(finished):
+def test_the_report_counts_the_parts_and_the_gap_between_them(finished):
     data = finished.report["data"]
     parts = data["parts"]
-    assert data["rows"] == ROWS == sum(part["rows"] for part in parts.values())
-    assert data["frauds"] == sum(part["frauds"] for part in parts.values())
-    assert parts["train"]["rows"] == pytest.approx(0.7 * ROWS, rel=0.01)
+    times = pq.read_table(finished.dataset).column("created_at").to_numpy()
+    assert data["rows"] == ROWS
+    assert data["label_delay"] == "7d"
+    assert data["cut_off"] == parts["test"]["first_at"]
+    cut_off = times[ROWS - parts["test"]["rows"]]
+    known = int((times < cut_off - np.timedelta64(7, "D")).sum())
+    assert parts["train"]["rows"] + parts["validation"]["rows"] == known
+    assert parts["test"]["rows"] == pytest.approx(0.15 * ROWS, rel=0.01)
+    assert parts["train"]["rows"] == pytest.approx(0.7 / 0.85 * known, rel=0.01)
     assert parts["train"]["last_at"] <= parts["validation"]["first_at"]
-    assert parts["validation"]["last_at"] <= parts["test"]["first_at"]
     assert finished.report["deployable"] is True
     assert finished.report["peak_memory_mb"] > 50
 
@@ -111,6 +118,7 @@ def test_the_bundle_loads_and_reproduces_the_predictions(finished):
     store = LocalStore(finished.folder)
     bundle = load_bundle(store, "bundle", finished.report["manifest_sha256"])
     data = read_transactions(str(finished.dataset))
+    known_from = np.searchsorted(data.created_at, data.created_at + LABEL_DELAY, side="right")
     history = replay(
         data.created_at,
         data.amount,
@@ -118,6 +126,7 @@ def test_the_bundle_loads_and_reproduces_the_predictions(finished):
         data.destination,
         data.country_codes,
         failed_visible_from=visible_at_once(data.failed),
+        fraud_visible_from=np.where(data.is_fraud, known_from, NEVER),
     )
     predictions = finished.predictions()
     first = len(data) - len(predictions["label"])
@@ -184,10 +193,22 @@ def test_another_seed_gives_another_forest(finished, tmp_path):
     assert other["metrics"]["unsupervised"] != finished.report["metrics"]["unsupervised"]
 
 
-def test_what_happens_in_the_test_part_can_not_change_the_version(finished, tmp_path):
-    """Labels, amounts and payees of the test part: none may reach a model or a threshold."""
+def what_was_fitted(folder: Path) -> dict[str, Any]:
+    """All of a bundle that was fitted or tuned: the models' files, the policy, the scale."""
+    bundle = folder / "bundle"
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    kept = ("feature_schema", "policy", "anomaly")
+    files = ("supervised.treelite", "unsupervised.treelite", "thresholds.json", "baseline.json")
+    return {name: manifest[name] for name in kept} | {
+        name: (bundle / name).read_bytes() for name in files
+    }
+
+
+def test_what_happens_after_validation_can_not_change_the_version(finished, tmp_path):
+    """Labels, amounts and payees of the gap and the test part: none may reach a model."""
     columns = make_columns(ROWS)
-    first = ROWS - finished.report["data"]["parts"]["test"]["rows"]
+    parts = finished.report["data"]["parts"]
+    first = parts["train"]["rows"] + parts["validation"]["rows"]
     rng = np.random.default_rng(1)
     for name in ("is_fraud", "amount", "country"):
         columns[name][first:] = rng.permutation(columns[name][first:])
@@ -195,9 +216,46 @@ def test_what_happens_in_the_test_part_can_not_change_the_version(finished, tmp_
     changed = run_here(write_spec(tmp_path / "run", write_dataset(tmp_path / "data", columns)))
     assert changed["thresholds"] == finished.report["thresholds"]
     assert changed["metrics"] != finished.report["metrics"]
-    for name in ("supervised.treelite", "unsupervised.treelite", "thresholds.json"):
-        ours = (tmp_path / "run" / "bundle" / name).read_bytes()
-        assert ours == (finished.folder / "bundle" / name).read_bytes(), name
+    assert what_was_fitted(tmp_path / "run") == what_was_fitted(finished.folder)
+
+
+def learns_only_what_was_known(tmp_path: Path, columns: dict[str, Any], cut_off: str) -> None:
+    """Train twice, the second time with every label turned round that was known after the cut-off,
+    and expect the same version; a third time with one that was known must give another."""
+    frozen = np.datetime64(cut_off)
+    delay = np.timedelta64(7, "D")
+    created_at = np.asarray(columns["created_at"]).astype("datetime64[us]")
+    known_at = columns.get("label_known_at", created_at + delay)
+    late = known_at > frozen
+    assert 0.1 < late.mean() < 0.9
+    options = {"hyperparameters": QUICK, "cut_off": f"{cut_off}Z"}
+
+    def train(name: str, labels: np.ndarray) -> dict[str, Any]:
+        dataset = write_dataset(tmp_path / name, columns | {"is_fraud": labels})
+        report = run_here(write_spec(tmp_path / f"run-{name}", dataset, options=options))
+        assert report["status"] == "succeeded", report["error"]
+        return what_was_fitted(tmp_path / f"run-{name}")
+
+    labels = columns["is_fraud"]
+    known = train("first", labels)
+    assert train("later-labels-flipped", np.where(late, ~labels, labels)) == known
+    used = np.flatnonzero(labels & ~late & (created_at + delay <= frozen))
+    one_less = labels.copy()
+    one_less[used[: len(used) // 2]] = False
+    assert train("known-labels-changed", one_less) != known
+
+
+def test_no_label_known_after_the_cut_off_changes_a_byte_of_what_is_fitted(tmp_path):
+    learns_only_what_was_known(tmp_path, make_columns(ROWS), "2026-02-15T00:00:00")
+
+
+def test_no_label_known_late_changes_a_byte_when_the_data_set_says_when(tmp_path):
+    """Here labels arrive after 0 to 30 days: in the middle of train some are not known in time."""
+    columns = make_columns(ROWS)
+    created_at = np.asarray(columns["created_at"]).astype("datetime64[us]")
+    waited = np.random.default_rng(4).integers(0, 30 * 86_400, ROWS).astype("timedelta64[s]")
+    columns["label_known_at"] = created_at + waited
+    learns_only_what_was_known(tmp_path, columns, "2026-02-10T00:00:00")
 
 
 def test_a_column_known_only_afterwards_can_not_enter(finished, tmp_path):
@@ -258,7 +316,7 @@ def test_too_few_rows_are_refused_with_both_numbers(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("part", "rows", "needed"), [("train", slice(0, 2_100), 20), ("test", slice(2_550, 3_000), 5)]
+    ("part", "rows", "needed"), [("train", slice(0, 1_820), 20), ("test", slice(2_540, 3_000), 5)]
 )
 @pytest.mark.parametrize(("label", "what"), [(False, "frauds"), (True, "legitimate rows")])
 def test_a_part_with_one_class_is_named_with_counts(tmp_path, part, rows, needed, label, what):
@@ -315,10 +373,36 @@ def test_a_broken_rule_set_is_refused_with_the_rule(finished, tmp_path):
         ({"hyperparameters": {"supervised": {"depth": 3}}}, "unknown depth"),
         ({"hyperparameters": {"supervised": {"max_iter": 301}}}, "at most 300"),
         ({"budgets": {"block": 0.02, "review": 0.01}}, "budgets: 0 < block < review < 1"),
+        ({"budgets": {"blocked": 0.02}}, "unknown field `blocked`"),
         ({"split": [0.8, 0.2, 0.2]}, "split: three positive shares"),
-        ({"sample": 0}, "sample: at least 1"),
-        ({"seed": "one"}, "seed"),
+        ({"label_delay_us": -1}, "label_delay_us"),
+        ({"without": ["rules"]}, "without"),
+        ({"without": ["labels", "labels"]}, "without: a group is named twice"),
+        ({"costs": {"review": 0.0, "block_legitimate": 1.0}}, "costs.review"),
+        ({"search": {"configurations": 1}}, "search.configurations"),
+        (
+            {"periods": {"train_until": "2026-03-01T00:00:00Z", "validate_until": "2026-02-01"}},
+            "periods.validate_until",
+        ),
+        (
+            {
+                "periods": {
+                    "train_until": "2026-03-01T00:00:00Z",
+                    "validate_until": "2026-02-01T00:00:00Z",
+                }
+            },
+            "train_from < train_until < validate_until < test_until",
+        ),
+        ({"fit_rows": 10}, "fit_rows"),
     ],
+)
+def test_faulty_options_are_refused_naming_the_field(finished, tmp_path, changes, named):
+    report = run_here(write_spec(tmp_path / "run", finished.dataset, options=changes))
+    assert (report["status"], named in report["error"]) == ("failed", True), report["error"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"), [({"sample": 0}, "$.sample"), ({"seed": "one"}, "$.seed")]
 )
 def test_a_faulty_spec_is_refused_naming_the_field(finished, tmp_path, changes, named):
     report = run_here(write_spec(tmp_path / "run", finished.dataset, **changes))

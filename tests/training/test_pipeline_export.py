@@ -18,7 +18,13 @@ from training.pipeline.export import (
     check_rows,
     export_models,
 )
-from training.pipeline.fit import Supervised, Unsupervised, fit_supervised, fit_unsupervised
+from training.pipeline.fit import (
+    FitPart,
+    Supervised,
+    Unsupervised,
+    fit_supervised,
+    fit_unsupervised,
+)
 
 SCHEMA = FeatureSchema(("PAYMENT", "TRANSFER"), ("BE", "FR"))
 
@@ -42,18 +48,15 @@ def fitted() -> Fitted:
     matrix[:, ::3] = np.round(matrix[:, ::3])
     matrix[rng.random(matrix.shape) < 0.03] = np.nan
     labels = np.nan_to_num(matrix[:, 0] - matrix[:, 20]) + rng.normal(size=6_000) > 18
+    train = FitPart(matrix[:4_000], labels[:4_000], np.ones(4_000))
     supervised = fit_supervised(
-        matrix[:4_000],
-        labels[:4_000],
-        matrix[4_000:],
-        labels[4_000:],
+        train,
+        FitPart(matrix[4_000:], labels[4_000:], np.ones(2_000)),
         seed=0,
         hyperparameters={"max_iter": 40},
         progress=lambda _: None,
     )
-    unsupervised = fit_unsupervised(
-        matrix[:4_000], labels[:4_000], seed=0, hyperparameters={"n_estimators": 20}
-    )
+    unsupervised = fit_unsupervised(train, seed=0, hyperparameters={"n_estimators": 20})
     anomaly = anomaly_scale(unsupervised.raw_score(matrix[4_000:]))
     return Fitted(supervised, unsupervised, anomaly, matrix[4_000:])
 

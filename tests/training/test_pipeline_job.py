@@ -76,7 +76,7 @@ def running(pid: int) -> bool:
 
 
 def test_a_run_killed_in_mid_work_leaves_no_result_and_its_retry_finishes(tmp_path, dataset, start):
-    folder = write_spec(tmp_path / "run", dataset, hyperparameters=LONG)
+    folder = write_spec(tmp_path / "run", dataset, options={"hyperparameters": LONG})
     killed = start(folder, "--execution", "e1")
     wait_for(at_work(folder), "fitting")
     killed.send_signal(signal.SIGKILL)
@@ -141,7 +141,7 @@ def test_of_two_starts_at_once_one_has_the_run(tmp_path):
 
 
 def test_the_first_attempt_stops_when_its_retry_takes_over(tmp_path, dataset, start):
-    folder = write_spec(tmp_path / "run", dataset, hyperparameters=LONG)
+    folder = write_spec(tmp_path / "run", dataset, options={"hyperparameters": LONG})
     first = start(folder, "--execution", "e1")
     wait_for(at_work(folder), "fitting")
     RunFolder(LocalStore(folder), "e1").claim()
@@ -151,7 +151,7 @@ def test_the_first_attempt_stops_when_its_retry_takes_over(tmp_path, dataset, st
 
 
 def test_a_run_told_to_stop_reports_it_at_once(tmp_path, dataset, start):
-    folder = write_spec(tmp_path / "run", dataset, hyperparameters=LONG)
+    folder = write_spec(tmp_path / "run", dataset, options={"hyperparameters": LONG})
     process = start(folder)
     wait_for(at_work(folder), "fitting")
     process.terminate()
@@ -163,7 +163,7 @@ def test_a_run_told_to_stop_reports_it_at_once(tmp_path, dataset, start):
 
 def test_a_run_ends_with_the_process_that_started_it(tmp_path, dataset):
     """A worker killed with SIGKILL can't stop its training: the training has to notice."""
-    folder = write_spec(tmp_path / "run", dataset, hyperparameters=LONG)
+    folder = write_spec(tmp_path / "run", dataset, options={"hyperparameters": LONG})
     parent_code = (
         "import os, subprocess, sys, time\n"
         "subprocess.Popen([sys.executable, '-m', 'training.pipeline.job', sys.argv[1],"

@@ -16,9 +16,11 @@ from engine.policy import Policy, Weights
 from engine.rules import RuleSet, rule_context
 from engine.transaction import country_code
 from tests.training.pipeline_support import make_columns, write_dataset
-from training.pipeline.calibrate import anomaly_scale, choose_thresholds, choose_weights
+from training.pipeline.calibrate import anomaly_scale, choose_weights, fit_calibration
 from training.pipeline.rules_replay import RuleReplay, countries_before
+from training.pipeline.spec import Costs
 from training.pipeline.table import Text, Transactions, read_transactions
+from training.pipeline.thresholds import saving, thresholds_by_budget, thresholds_by_cost
 
 scores = st.lists(st.sampled_from([0.0, 0.1, 0.2, 0.3, 0.5, 0.9, 1.0]), min_size=3, max_size=300)
 
@@ -28,9 +30,9 @@ def test_thresholds_are_strict_and_count_what_they_select(values):
     risk = np.array(values)
     if len(np.unique(risk)) < 3:
         with pytest.raises(InvalidDataset, match="3 distinct risk scores"):
-            choose_thresholds(risk, 0.05, 0.2)
+            thresholds_by_budget(risk, 0.05, 0.2)
         return
-    chosen = choose_thresholds(risk, 0.05, 0.2)
+    chosen = thresholds_by_budget(risk, 0.05, 0.2)
     assert 0 < chosen.review < chosen.block <= 1
     assert chosen.blocked == (risk >= chosen.block).sum() >= 1
     assert chosen.reviewed == ((risk >= chosen.review) & (risk < chosen.block)).sum() >= 1
@@ -40,26 +42,26 @@ def test_thresholds_are_strict_and_count_what_they_select(values):
 
 def test_budgets_are_met_exactly_without_ties():
     risk = np.random.default_rng(0).permutation(np.linspace(0, 1, 100_000))
-    chosen = choose_thresholds(risk, 0.001, 0.01)
+    chosen = thresholds_by_budget(risk, 0.001, 0.01)
     assert (chosen.blocked, chosen.blocked + chosen.reviewed) == (100, 1_000)
 
 
 def test_a_group_of_equal_scores_that_exceeds_the_budget_stays_below_the_cut():
     risk = np.concatenate([np.linspace(0, 0.5, 980), np.full(15, 0.8), np.full(5, 0.9)])
-    chosen = choose_thresholds(risk, 0.01, 0.05)
+    chosen = thresholds_by_budget(risk, 0.01, 0.05)
     assert (chosen.blocked, chosen.reviewed) == (5, 45)
     assert 0.8 < chosen.block <= 0.9
 
 
 def test_review_begins_at_the_next_group_when_the_budgets_leave_no_row_between():
     risk = np.concatenate([np.linspace(0, 0.5, 980), np.full(15, 0.8), np.full(5, 0.9)])
-    chosen = choose_thresholds(risk, 0.005, 0.006)
+    chosen = thresholds_by_budget(risk, 0.005, 0.006)
     assert (chosen.blocked, chosen.reviewed) == (5, 15)
 
 
 def test_a_top_group_larger_than_the_budget_is_blocked_whole():
     risk = np.concatenate([np.linspace(0, 0.5, 900), np.full(100, 1.0)])
-    chosen = choose_thresholds(risk, 0.001, 0.01)
+    chosen = thresholds_by_budget(risk, 0.001, 0.01)
     assert chosen.blocked == 100
     assert chosen.reviewed == 1
 
@@ -92,7 +94,125 @@ def test_weights_leave_the_default_only_for_something_clearly_better():
     nothing, noise = np.zeros(20_000), rng.random(20_000)
     assert choose_weights(nothing, supervised, nothing, labels) == Weights()
     assert choose_weights(nothing, supervised, noise, labels).unsupervised == 0.05
+    few = labels & (np.cumsum(labels) < 50)
+    assert choose_weights(nothing, supervised, noise, few) == Weights()
     assert choose_weights(nothing, supervised, noise, np.zeros(20_000, bool)) == Weights()
+
+
+def risks(rows: int, seed: int, base: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Raw risks, the probability of a fraud behind each (odds are a power of e), and frauds."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=rows) * 1.5
+    raw = np.clip(0.15 + 0.1 * z + 0.02 * z**2, 0.0, 1.0)
+    probability = 1.0 / (1.0 + np.exp(-(base + 14.0 * raw)))
+    return raw, probability, rng.random(rows) < probability
+
+
+@pytest.mark.parametrize(
+    ("rows", "base", "off"),
+    [(200_000, -9.0, 0.08), (20_000, -6.0, 0.12), (3_000, -9.0, 0.35)],
+    ids=["many frauds", "some", "so few that the shape is assumed"],
+)
+def test_a_calibrated_risk_of_three_in_ten_is_three_in_ten(rows, base, off):
+    """On rows that the curve was not read off: what it says of ten thousands is what they hold."""
+    raw, _, labels = risks(rows, 0, base)
+    curve = fit_calibration(raw, labels)
+    fresh, probability, _ = risks(200_000, 1, base)
+    risk = curve(fresh)
+    assert risk.mean() == pytest.approx(probability.mean(), rel=off)
+    for low, high in ((0.03, 0.1), (0.1, 0.3), (0.3, 0.6)):
+        chosen = (risk >= low) & (risk < high)
+        assert chosen.sum() > 1_000
+        assert risk[chosen].mean() == pytest.approx(probability[chosen].mean(), rel=2 * off)
+
+
+@given(
+    values=st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=2, max_size=400),
+    times=st.sampled_from([1, 20]),
+)
+def test_a_calibration_is_strictly_increasing_from_0_to_1_whatever_it_is_given(values, times):
+    raw, labels = (np.array(column) for column in zip(*values * times, strict=True))
+    curve = fit_calibration(raw, labels)
+    if curve is None:
+        return
+    Policy(0.5, 0.9, calibration=curve)  # refuses another range
+    x = np.linspace(0, 1, 5_001)
+    assert (np.diff(curve(x)) > 0).all()
+
+
+def test_a_probability_that_can_not_be_told_is_not_made_up():
+    raw = np.linspace(0, 1, 1_000)
+    assert fit_calibration(raw, np.zeros(1_000, bool)) is None
+    assert fit_calibration(raw, raw < 0.02) is None
+
+
+def test_costs_put_the_cuts_where_the_next_row_costs_as_much_either_way():
+    """Of rows that all have the amount 100: a review (2) pays from a risk of 2 %, and blocking
+    beats it where (1 - risk) x 40 is below 2, from 95 %."""
+    risk = np.linspace(0, 1, 100_001)
+    chosen = thresholds_by_cost(risk, np.full(100_001, 100.0), Costs(review=2, block_legitimate=40))
+    assert chosen.review == pytest.approx(0.02, abs=1e-4)
+    assert chosen.block == pytest.approx(0.95, abs=1e-4)
+    assert chosen.blocked == (risk >= chosen.block).sum()
+    assert chosen.reviewed == (risk >= chosen.review).sum() - chosen.blocked
+
+
+@pytest.mark.parametrize(
+    ("costs", "blocked", "reviewed"),
+    [
+        (Costs(review=1e6, block_legitimate=1e6), 0, 0),
+        (Costs(review=1e6, block_legitimate=1e-6), 900, 0),
+        (Costs(review=1e-6, block_legitimate=1e6), 0, 900),
+    ],
+    ids=["nothing pays", "blocking is free", "reviewing is free"],
+)
+def test_what_costs_too_much_is_never_done(costs, blocked, reviewed):
+    risk = np.concatenate([np.zeros(100), np.linspace(0.01, 0.9, 900)])
+    chosen = thresholds_by_cost(risk, np.full(1_000, 50.0), costs)
+    assert (chosen.blocked, chosen.reviewed) == (blocked, reviewed)
+    assert 0 < chosen.review <= chosen.block <= 1
+
+
+@given(
+    rows=st.lists(
+        st.tuples(st.sampled_from([0.0, 0.1, 0.3, 0.7, 1.0]), st.integers(0, 500)),
+        min_size=1,
+        max_size=40,
+    ),
+    review=st.floats(0.5, 50),
+    block=st.floats(0.5, 500),
+)
+def test_no_other_pair_of_cuts_is_expected_to_cost_less(rows, review, block):
+    risk, amount = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
+
+    def cost(low: float, high: float) -> float:
+        approved, blocked = risk < low, risk >= high
+        reviewed = ~approved & ~blocked
+        return float(
+            (risk * amount)[approved].sum()
+            + review * reviewed.sum()
+            + block * (1 - risk)[blocked].sum()
+        )
+
+    chosen = thresholds_by_cost(risk, amount, Costs(review=review, block_legitimate=block))
+    cuts = [1e-300, 0.05, 0.2, 0.5, 0.9, 1.0, 2.0]
+    best = min(cost(low, high) for low in cuts for high in cuts if low <= high)
+    at_most_one_group_dearer = (1.0 - risk)[risk == risk.max()].sum() * block + review * len(risk)
+    found = cost(chosen.review, chosen.block)
+    if risk.max() < 1.0 and risk.min() > 0.0:
+        assert found == pytest.approx(best, abs=1e-6)
+    else:
+        assert found <= best + at_most_one_group_dearer + 1e-6
+
+
+def test_the_saving_counts_frauds_kept_reviews_and_good_payments_blocked():
+    risk = np.array([0.9, 0.9, 0.5, 0.5, 0.1, 0.1])
+    labels = np.array([True, False, True, False, True, False])
+    amount = np.array([100.0, 10.0, 30.0, 10.0, 70.0, 10.0])
+    thresholds = thresholds_by_budget(risk, 0.34, 0.67)
+    assert (thresholds.blocked, thresholds.reviewed) == (2, 2)
+    gain = saving(risk, labels, amount, thresholds, Costs(review=3, block_legitimate=20))
+    assert gain == pytest.approx(1_000 * (100 + 30 - 2 * 3 - 20) / 6)
 
 
 @pytest.fixture(scope="module")

@@ -14,14 +14,21 @@ from sklearn.ensemble import HistGradientBoostingClassifier, IsolationForest
 
 from engine.bundle import SUPERVISED, UNSUPERVISED, write_bundle
 from engine.errors import SentinelleError
-from engine.features.catalogue import LABEL_DELAY
+from engine.features.kernel import UNITS
 from engine.features.schema import FeatureSchema
 from engine.policy import PiecewiseLinear, Policy
 from engine.store import Store
 from engine.trees import SupervisedModel, UnsupervisedModel, serialize
-from training.pipeline.fit import Supervised, Unsupervised, fill_missing, supervised_score
+from training.pipeline.fit import (
+    FitPart,
+    Supervised,
+    Unsupervised,
+    fill_missing,
+    supervised_score,
+)
 from training.pipeline.run_folder import BUNDLE
-from training.pipeline.spec import RunSpec
+from training.pipeline.spec import RunSpec, encode_options
+from training.pipeline.table import Transactions
 
 Matrix = NDArray[np.float64]
 
@@ -47,6 +54,8 @@ class Training(NamedTuple):
     unsupervised: Unsupervised
     anomaly: PiecewiseLinear
     policy: Policy
+    label_delay: int
+    """Microseconds."""
     rules_sha256: str
     metrics: dict[str, Any]
     data: dict[str, Any]
@@ -142,7 +151,7 @@ def write_run_bundle(
     store: Store,
     training: Training,
     files: dict[str, bytes],
-    train: Matrix,
+    train: FitPart,
     scores: dict[str, NDArray[np.float64]],
 ) -> str:
     """Write `bundle/` in the run folder; the SHA-256 of its manifest.
@@ -156,8 +165,7 @@ def write_run_bundle(
         "data": training.data,
         "metrics": training.metrics,
         "seed": spec.seed,
-        "split": spec.split,
-        "budgets": msgspec.to_builtins(spec.budgets),
+        "options": encode_options(spec.options),
         "rule_set": spec.rules.name,
         "deployable": spec.sample is None,
         "trees": int(training.supervised.model.n_iter_),
@@ -173,7 +181,7 @@ def write_run_bundle(
         model=spec.model,
         version=spec.version,
         schema=training.schema,
-        label_delay=LABEL_DELAY,
+        label_delay=training.label_delay,
         policy=training.policy,
         fill=training.unsupervised.fill,
         anomaly_calibration=training.anomaly,
@@ -184,11 +192,11 @@ def write_run_bundle(
 
 
 def baseline(
-    names: tuple[str, ...], train: Matrix, scores: dict[str, NDArray[np.float64]]
+    names: tuple[str, ...], train: FitPart, scores: dict[str, NDArray[np.float64]]
 ) -> bytes:
     """`baseline.json`: percentiles of each feature over the training part, and of each score over
     validation, with the share of missing values; what later traffic is compared with."""
-    sample = train[:: -(-len(train) // BASELINE_ROWS)]
+    sample = train.matrix[_as_drawn_evenly(train)]
     content = {
         "rows": len(sample),
         "features": {
@@ -211,24 +219,41 @@ def quantiles(values: NDArray[np.float64]) -> list[float | None]:
     return [float(value) for value in np.quantile(known, np.linspace(0, 1, 101))]
 
 
+def _as_drawn_evenly(train: FitPart) -> NDArray[np.int64]:
+    """Rows, at most `BASELINE_ROWS`, in which frauds are as frequent as in the training part: they
+    are evenly spaced along the sum of the weights."""
+    upto = np.cumsum(train.weights)
+    rows = min(BASELINE_ROWS, int(upto[-1] / train.weights.max()))
+    places = (np.arange(rows) + 0.5) / rows * upto[-1]
+    rows_at: NDArray[np.int64] = np.searchsorted(upto, places)
+    return rows_at
+
+
 def predictions_parquet(
-    transaction_id: pa.ChunkedArray,
-    created_at: NDArray[np.int64],
-    label: NDArray[np.bool_],
+    data: Transactions,
+    test: slice,
     supervised: NDArray[np.float64],
     unsupervised: NDArray[np.float64],
     risk: NDArray[np.float64],
+    rule_blocked: NDArray[np.bool_],
 ) -> bytes:
     """`predictions.parquet`: the test part, row by row. The models' scores are given for every row,
     also where live would not have asked them because a rule blocks (there the risk is 1)."""
+    types = data.text["transaction_type"]
     table = pa.table(
         {
-            "transaction_id": transaction_id,
-            "created_at": pa.array(created_at).cast(pa.timestamp("us", "UTC")),
-            "label": label,
+            "transaction_id": data.transaction_id.slice(test.start, test.stop - test.start),
+            "created_at": pa.array(data.created_at[test]).cast(pa.timestamp("us", "UTC")),
+            "label": data.is_fraud[test],
             "supervised_score": supervised,
             "unsupervised_score": unsupervised,
             "risk_score": risk,
+            "amount": data.amount[test] / UNITS,
+            "source_wallet_id": data.wallets.take(pa.array(data.source[test])),
+            "transaction_type": pa.array(types.names, pa.string()).take(
+                pa.array(types.codes[test])
+            ),
+            "rule_blocked": rule_blocked,
         }
     )
     buffer = io.BytesIO()

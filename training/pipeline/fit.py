@@ -5,6 +5,7 @@ NaN where a value is not known.
 """
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -37,8 +38,18 @@ UNSUPERVISED_DEFAULTS: dict[str, Any] = {"n_estimators": 100, "max_samples": 102
 UNSUPERVISED_ROWS = 200_000
 # A column with a smaller share of known values is not learnt from.
 KNOWN_SHARE = 0.001
-# How many rows the check of the truncation looks at.
+# How many rows the checks of the fitted boosting look at.
 CHECK_ROWS = 1_000
+THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class FitPart(NamedTuple):
+    """Rows to fit on or to stop by."""
+
+    matrix: Matrix
+    labels: Labels
+    weights: NDArray[np.float64]
+    """How many rows of the data set each stands for."""
 
 
 class Supervised(NamedTuple):
@@ -63,28 +74,37 @@ class Unsupervised(NamedTuple):
 
 
 class _ValidationScorer:
-    """Average precision on the validation part, reported as progress.
+    """Average precision on the validation part after each tree, reported as progress.
 
-    scikit-learn's early stopping scores a sample of the training part as well, which decides
-    nothing once there is a validation part: that is told by its length and not computed.
+    scikit-learn calls a scorer with the binned rows and would walk all trees again each time, which
+    grows with the square of their number: the sum over the trees is kept here instead. It also
+    scores a sample of the training part first, which decides nothing and is not computed.
     """
 
-    def __init__(self, validation_rows: int, progress: Callable[[int], None]) -> None:
-        self._rows = validation_rows
+    def __init__(self, part: FitPart, progress: Callable[[int], None]) -> None:
+        self._labels = part.labels
+        self._weights = part.weights
         self._progress = progress
-        self._trees = -1
+        self._calls = 0
+        self.sums = np.zeros(len(part.labels))
+        """(rows,) what the trees so far add up to, without the model's intercept."""
 
     def __call__(
-        self, model: HistGradientBoostingClassifier, rows: Matrix, labels: Labels, **_: Any
+        self, model: HistGradientBoostingClassifier, rows: Matrix, *_: Any, **__: Any
     ) -> float:
-        if len(labels) != self._rows:
+        self._calls += 1
+        if self._calls % 2:
             return 0.0
-        self._trees += 1
-        self._progress(self._trees)
-        return float(average_precision_score(labels, model.decision_function(rows)))
+        trees = self._calls // 2 - 1
+        if trees:
+            missing = model._bin_mapper.missing_values_bin_idx_
+            self.sums += model._predictors[-1][0].predict_binned(rows, missing, THREADS)
+        self._progress(trees)
+        score = average_precision_score(self._labels, self.sums, sample_weight=self._weights)
+        return float(score)
 
 
-def positive_weight(labels: Labels) -> float:
+def positive_weight(labels: Labels, weights: NDArray[np.float64]) -> float:
     """The weight of a fraud beside 1 for a legitimate row: the square root of their ratio.
 
     Unweighted, the first trees hardly see one row in five hundred; fully balanced, one mislabelled
@@ -93,15 +113,12 @@ def positive_weight(labels: Labels) -> float:
     they rank, and are not probabilities. With s a score and w the weight, s / (s + w (1 - s)) is
     the estimate of the probability.
     """
-    frauds = int(labels.sum())
-    return float(np.sqrt((len(labels) - frauds) / frauds))
+    return float(np.sqrt(weights[~labels].sum() / weights[labels].sum()))
 
 
 def fit_supervised(
-    train: Matrix,
-    train_labels: Labels,
-    validation: Matrix,
-    validation_labels: Labels,
+    train: FitPart,
+    validation: FitPart,
     *,
     seed: int,
     hyperparameters: dict[str, Any],
@@ -114,32 +131,35 @@ def fit_supervised(
 
     Args:
         hyperparameters: override `SUPERVISED_DEFAULTS`; `max_iter` at most 300.
-        progress: called with the number of trees after each one.
+        progress: called with the number of trees after each one; what it raises ends the fit.
 
     Raises:
         InvalidSpec: a hyperparameter has another name, or asks for too many trees.
     """
-    weight = positive_weight(train_labels)
+    weight = positive_weight(train.labels, train.weights)
+    scorer = _ValidationScorer(validation, progress)
     model = HistGradientBoostingClassifier(
         **_settings("supervised", SUPERVISED_DEFAULTS, hyperparameters),
         early_stopping=True,
         n_iter_no_change=PATIENCE,
-        scoring=_ValidationScorer(len(validation), progress),
+        scoring=scorer,
         random_state=seed,
     )
-    with _without_unknown(train):
+    with _without_unknown(train.matrix):
         model.fit(
-            train,
-            train_labels,
-            sample_weight=np.where(train_labels, weight, 1.0),
-            X_val=validation,
-            y_val=validation_labels,
+            train.matrix,
+            train.labels,
+            sample_weight=np.where(train.labels, weight, 1.0) * train.weights,
+            X_val=validation.matrix,
+            y_val=validation.labels,
         )
     curve = [float(score) for score in model.validation_score_]
     # The scorer holds the job's progress; the estimator that is kept must load without either.
     model.set_params(scoring="average_precision")
     del model._scorer
-    _truncate(model, max(1, int(np.argmax(curve))), validation[:CHECK_ROWS])
+    rows = validation.matrix[:CHECK_ROWS]
+    _check_sums(model, scorer.sums[:CHECK_ROWS], rows)
+    _truncate(model, max(1, int(np.argmax(curve))), rows)
     return Supervised(model, weight, curve)
 
 
@@ -161,6 +181,14 @@ def _without_unknown(train: Matrix) -> Iterator[None]:
         train[:, columns] = kept
 
 
+def _check_sums(
+    model: HistGradientBoostingClassifier, sums: NDArray[np.float64], rows: Matrix
+) -> None:
+    """The trees were added up by ways that scikit-learn does not publish: compare with its own."""
+    if not np.allclose(model.decision_function(rows) - model._baseline_prediction[0, 0], sums):
+        raise RuntimeError("the boosting was stopped by scores that are not its own")
+
+
 def _truncate(model: HistGradientBoostingClassifier, trees: int, rows: Matrix) -> None:
     """Keep the first trees. scikit-learn has no public way short of fitting again, so the result is
     compared with its public staged predictions."""
@@ -176,15 +204,13 @@ def supervised_score(model: HistGradientBoostingClassifier, matrix: Matrix) -> N
     return scores
 
 
-def fit_unsupervised(
-    train: Matrix, labels: Labels, *, seed: int, hyperparameters: dict[str, Any]
-) -> Unsupervised:
+def fit_unsupervised(train: FitPart, *, seed: int, hyperparameters: dict[str, Any]) -> Unsupervised:
     """An isolation forest on legitimate training rows, NaN replaced by their medians."""
-    legitimate = np.flatnonzero(~labels)
+    legitimate = np.flatnonzero(~train.labels)
     if len(legitimate) > UNSUPERVISED_ROWS:
         rng = np.random.default_rng(seed)
         legitimate = np.sort(rng.choice(legitimate, UNSUPERVISED_ROWS, replace=False))
-    rows = train[legitimate]
+    rows = train.matrix[legitimate]
     fill = _medians(rows)
     settings = _settings("unsupervised", UNSUPERVISED_DEFAULTS, hyperparameters)
     settings["max_samples"] = min(settings["max_samples"], len(rows))

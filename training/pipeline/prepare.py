@@ -1,7 +1,6 @@
-"""A data set made ready for the models: split in time, checked, turned into a matrix."""
+"""A data set made ready for the models: split in time, checked, turned into matrices."""
 
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,30 +9,42 @@ from numpy.typing import NDArray
 
 from engine.errors import InvalidDataset
 from engine.features.replay import replay, visible_at_once
-from engine.features.schema import FeatureSchema
-from training.pipeline.spec import RunSpec
-from training.pipeline.split import Split, temporal_split
-from training.pipeline.table import Transactions
+from engine.features.schema import Attribute, FeatureSchema
+from training.pipeline.durations import format_duration
+from training.pipeline.labels import fraud_visible_from, labels_at
+from training.pipeline.spec import Options, RunSpec
+from training.pipeline.split import Split, show_moment, split_by_periods, split_by_shares
+from training.pipeline.table import Text, Transactions
+
+Rows = NDArray[np.int64]
+Matrix = NDArray[np.float64]
 
 # A category is worth a column when the training part has this many rows of it.
 CATEGORY_ROWS = 50
 MAX_CATEGORIES = 30
 # Fewer than these and the part decides nothing: (rows, frauds).
 MINIMUM = {"train": (500, 20), "validation": (100, 5), "test": (100, 5)}
+# Rows whose features are in memory at a time beside the matrix that they are made into.
+BLOCK = 1_000_000
 
 
-class Prepared(NamedTuple):
-    """The data set as the models see it."""
+class Parts(NamedTuple):
+    """A data set cut in time, and what may be known of its labels."""
 
-    schema: FeatureSchema
-    matrix: NDArray[np.float64]
-    """(rows, len(schema.names)), NaN where a value is not known."""
-    rule_history: NDArray[np.float64]
-    """(rows of validation and test, len(CATALOGUE)): what rules read of the past."""
+    data: Transactions
+    """Without what is later than the test part."""
+    split: Split
+    labels: NDArray[np.bool_]
+    """(rows,) the frauds that were known at the cut-off: all that is fitted or tuned on."""
+    label_delay: int
+    """Microseconds."""
 
 
-def split_data(data: Transactions, fractions: tuple[float, float, float]) -> Split:
+def split_data(data: Transactions, options: Options, label_delay: int) -> Parts:
     """Split in time and check that each part can carry its weight.
+
+    Args:
+        label_delay: microseconds.
 
     Raises:
         InvalidDataset: naming each part that lacks rows, frauds or legitimate rows, with counts.
@@ -50,92 +61,179 @@ def split_data(data: Transactions, fractions: tuple[float, float, float]) -> Spl
             + ", ".join(f"{rows} {part} rows" for part, (rows, _) in MINIMUM.items())
             + " at least."
         )
-    split = temporal_split(data.created_at, fractions)
+    known_times = data.label_known_at is not None
+    if options.periods is not None:
+        split = split_by_periods(
+            data.created_at,
+            options.periods,
+            label_delay,
+            cut_off=options.cut_off,
+            known_times=known_times,
+        )
+    else:
+        split = split_by_shares(
+            data.created_at,
+            options.split,
+            label_delay,
+            cut_off=options.cut_off,
+            known_times=known_times,
+        )
+    data = data.head(split.test.stop)
+    parts = Parts(data, split, labels_at(data, label_delay, split.cut_off), label_delay)
+    _check_parts(parts)
+    return parts
+
+
+def _check_parts(parts: Parts) -> None:
+    data = parts.data
     faults = []
-    for name, part in split.parts():
-        rows, part_frauds = part.stop - part.start, int(data.is_fraud[part].sum())
-        found = {"rows": rows, "frauds": part_frauds, "legitimate rows": rows - part_frauds}
+    for name, part in parts.split.parts():
+        # Nobody learns from the test part: it is judged by all that is known today.
+        labels = data.is_fraud if name == "test" else parts.labels
+        rows, frauds = part.stop - part.start, int(labels[part].sum())
+        found = {"rows": rows, "frauds": frauds, "legitimate rows": rows - frauds}
         least_rows, least_frauds = MINIMUM[name]
         least = {"rows": least_rows, "frauds": least_frauds, "legitimate rows": least_frauds}
         faults += [
-            f"the {name} part ({_moment(data, part.start)} to {_moment(data, part.stop - 1)}) has "
-            f"{found[what]:,} {what} of the {least[what]} needed"
+            f"the {name} part ({_period(data, part)}) has {found[what]:,} {what} of the "
+            f"{least[what]} needed"
             for what in found
             if found[what] < least[what]
         ]
     if faults:
         raise InvalidDataset(
-            f"The data set ({len(data):,} rows, {frauds:,} frauds) can't be split in time: "
-            + "; ".join(faults)
-            + "."
+            f"The data set ({len(data):,} rows, {int(data.is_fraud.sum()):,} frauds) can't be "
+            f"split in time: {'; '.join(faults)}. Labels count in train and validation when they "
+            f"were known at the cut-off, {show_moment(parts.split.cut_off)} (--cut-off), and take "
+            f"{format_duration(parts.label_delay)} (--label-delay)."
         )
-    return split
 
 
-def prepare(data: Transactions, split: Split, progress: Callable[[float, str], None]) -> Prepared:
-    """The features of every row, from the rows before it; categories from the training part."""
-    schema = FeatureSchema(
-        transaction_types=_categories(data, "transaction_type", split, least=1),
-        countries=_categories(data, "country", split, least=CATEGORY_ROWS),
+def choose_schema(data: Transactions, train: slice, without: Sequence[str]) -> FeatureSchema:
+    """The inputs of the models: categories are the most frequent values of the training part.
+
+    Args:
+        without: groups of inputs to leave out, `labels` or `balances`.
+    """
+    attributes = []
+    for name, column in sorted(data.attributes.items()):
+        categories: tuple[str, ...] = ()
+        if isinstance(column.values, Text):
+            categories = _categories(column.values, train, least=CATEGORY_ROWS)
+        attributes.append(Attribute(name, column.kind, categories))
+    return FeatureSchema(
+        transaction_types=_categories(data.text["transaction_type"], train, least=1),
+        countries=_categories(data.text["country"], train, least=CATEGORY_ROWS),
+        attributes=tuple(attributes),
+        without=frozenset(without),
     )
-    history = replay(
-        data.created_at,
-        data.amount,
-        data.source,
-        data.destination,
-        data.country_codes,
-        failed_visible_from=visible_at_once(data.failed),
-        progress=lambda rows: progress(0.9 * rows / len(data), f"{rows:,} rows"),
-    )
-    matrix = schema.assemble(
-        amount=data.amount,
-        created_at=data.created_at,
-        currency=data.text["currency"].values(),
-        direction=data.text["direction"].values(),
-        transaction_type=data.text["transaction_type"].values(),
-        country=data.country_codes,
-        source_balance=data.numbers["source_balance"],
-        history=history,
-    )
-    return Prepared(schema, matrix, history[split.train.stop :].copy())
 
 
-def describe(
-    data: Transactions, split: Split, spec: RunSpec, schema: FeatureSchema
-) -> dict[str, Any]:
-    """What was trained on: counts and times of the whole and of each part."""
+class Features:
+    """The models' inputs for any rows of a data set, from the rows before each.
+
+    Args:
+        parts: history begins with the first row of its data.
+    """
+
+    def __init__(self, parts: Parts, schema: FeatureSchema) -> None:
+        data, label_delay = parts.data, parts.label_delay
+        self.schema = schema
+        self._data = data
+        self._label_delay = label_delay
+        self._country = data.country_codes
+        self._failed_visible_from = visible_at_once(data.failed)
+        self._fraud_visible_from = fraud_visible_from(data, label_delay)
+
+    def history(self, rows: Rows) -> Matrix:
+        """(len(rows), len(CATALOGUE)): the historical features of some rows."""
+        data = self._data
+        return replay(
+            data.created_at,
+            data.amount,
+            data.source,
+            data.destination,
+            self._country,
+            failed_visible_from=self._failed_visible_from,
+            fraud_visible_from=self._fraud_visible_from,
+            label_delay=self._label_delay,
+            rows=rows,
+        )
+
+    def matrix(self, rows: Rows, progress: Callable[[int], None] = lambda _: None) -> Matrix:
+        """(len(rows), len(schema.names)), NaN where a value is not known.
+
+        `progress` is called with the number of rows done.
+        """
+        out = np.empty((len(rows), len(self.schema.names)))
+        for start in range(0, len(rows), BLOCK):
+            block = rows[start : start + BLOCK]
+            out[start : start + BLOCK] = self.assemble(block, self.history(block))
+            progress(start + len(block))
+        return out
+
+    def assemble(self, rows: Rows, history: Matrix) -> Matrix:
+        """(len(rows), len(schema.names)) from what `history` gave for these rows."""
+        data = self._data
+        return self.schema.assemble(
+            amount=data.amount[rows],
+            created_at=data.created_at[rows],
+            currency=data.text["currency"].take(rows),
+            direction=data.text["direction"].take(rows),
+            transaction_type=data.text["transaction_type"].take(rows),
+            country=self._country[rows],
+            source_balance=data.numbers["source_balance"][rows],
+            history=history,
+            attributes={
+                name: column.values.take(rows)
+                if isinstance(column.values, Text)
+                else column.values[rows]
+                for name, column in data.attributes.items()
+            },
+        )
+
+
+def describe(parts: Parts, spec: RunSpec) -> dict[str, Any]:
+    """What was trained on: counts and times of the whole and of each part.
+
+    `frauds` of train and validation are those known at the cut-off.
+    """
+    data = parts.data
+    whole = slice(0, len(data))
     return {
         "dataset": Path(spec.dataset).parent.name,
         "fingerprint": spec.dataset_fingerprint,
         "sample": spec.sample,
-        **_describe_rows(data, slice(0, len(data))),
-        "parts": {name: _describe_rows(data, part) for name, part in split.parts()},
-        "features": len(schema.names),
-        "transaction_types": list(schema.transaction_types),
-        "countries": list(schema.countries),
+        **_describe_rows(data, whole, data.is_fraud),
+        "parts": {
+            name: _describe_rows(data, part, data.is_fraud if name == "test" else parts.labels)
+            for name, part in parts.split.parts()
+        },
+        "cut_off": show_moment(parts.split.cut_off),
+        "label_delay": format_duration(parts.label_delay),
+        "label_times_known": data.label_known_at is not None,
     }
 
 
-def _categories(data: Transactions, name: str, split: Split, least: int) -> tuple[str, ...]:
+def _categories(column: Text, train: slice, least: int) -> tuple[str, ...]:
     """The values of a column worth a feature each: the most frequent of the training part."""
-    column = data.text[name]
-    codes = column.codes[split.train]
+    codes = column.codes[train]
     counts = np.bincount(codes[codes >= 0], minlength=len(column.names))
     kept = [at for at in np.argsort(-counts, kind="stable")[:MAX_CATEGORIES] if counts[at] >= least]
     return tuple(sorted(column.names[at] for at in kept))
 
 
-def _describe_rows(data: Transactions, part: slice) -> dict[str, Any]:
-    labels = data.is_fraud[part]
+def _describe_rows(data: Transactions, part: slice, frauds: NDArray[np.bool_]) -> dict[str, Any]:
+    labels = frauds[part]
     return {
         "rows": len(labels),
         "frauds": int(labels.sum()),
         "fraud_rate": float(labels.mean()),
-        "first_at": _moment(data, part.start),
-        "last_at": _moment(data, part.stop - 1),
+        "first_at": show_moment(data.created_at[part.start]),
+        "last_at": show_moment(data.created_at[part.stop - 1]),
     }
 
 
-def _moment(data: Transactions, row: int) -> str:
-    moment = datetime.fromtimestamp(data.created_at[row] / 1e6, UTC)
-    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+def _period(data: Transactions, part: slice) -> str:
+    first, last = data.created_at[part.start], data.created_at[part.stop - 1]
+    return f"{show_moment(first)} to {show_moment(last)}"

@@ -1,10 +1,19 @@
 """What to train: `spec.json`, written by the control plane and read by the pipeline."""
 
-from typing import Any
+from collections.abc import Mapping
+from datetime import datetime
+from itertools import pairwise
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from engine.errors import SentinelleError
+from training.pipeline.durations import LONGEST
+
+Moment = Annotated[datetime, Meta(tz=True)]
+Share = Annotated[float, Meta(gt=0, lt=1)]
+Price = Annotated[float, Meta(gt=0, le=1e9)]
 
 
 class InvalidSpec(SentinelleError):
@@ -20,28 +29,94 @@ class RuleSpec(msgspec.Struct, frozen=True, kw_only=True):
     toml: str
 
 
-class Budgets(msgspec.Struct, frozen=True, kw_only=True):
+class Budgets(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Shares of the rows that reach the models: blocked, and reviewed or blocked."""
 
-    block: float = 0.001
-    review: float = 0.01
+    block: Share = 0.001
+    review: Share = 0.01
+
+    def __post_init__(self) -> None:
+        if not self.block < self.review:
+            raise ValueError("budgets: 0 < block < review < 1")
 
 
-class Costs(msgspec.Struct, frozen=True, kw_only=True):
+class Costs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a decision costs, in units of the currency. A fraud that is let through costs its
     amount; one that is reviewed or blocked costs nothing more than the review."""
 
-    review: float
+    review: Price
     """Looking at one transaction."""
-    block_legitimate: float
+    block_legitimate: Price
     """Blocking one that was legitimate."""
 
 
-class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True):
+class Periods(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[train_from, train_until) trains, [train_until, validate_until) validates, and the test part
+    is [validate_until + label delay, test_until). Without an end: to the data set's."""
+
+    train_until: Moment
+    validate_until: Moment
+    train_from: Moment | None = None
+    test_until: Moment | None = None
+
+    def __post_init__(self) -> None:
+        given = [self.train_from, self.train_until, self.validate_until, self.test_until]
+        moments = [moment for moment in given if moment is not None]
+        if any(later <= earlier for earlier, later in pairwise(moments)):
+            raise ValueError(
+                "periods: train_from < train_until < validate_until < test_until is needed"
+            )
+
+
+class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many configurations of the supervised model to try, and for how long at most."""
+
+    configurations: Annotated[int, Meta(ge=2, le=1_000)]
+    minutes: Annotated[float, Meta(gt=0, le=10_000)] = 30.0
+
+
+class Hyperparameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Overrides for the two estimators, by scikit-learn's names."""
 
     supervised: dict[str, Any] = {}
     unsupervised: dict[str, Any] = {}
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a person may choose about a run, beside its data set, rules, sample and seed."""
+
+    split: tuple[Share, Share, Share] = (0.7, 0.15, 0.15)
+    """Shares of the rows, where there are no `periods`."""
+    periods: Periods | None = None
+    label_delay_us: Annotated[int, Meta(ge=0, le=LONGEST, multiple_of=1_000_000)] | None = None
+    """How long a label takes to arrive; None: what the data set says, else 7 days."""
+    cut_off: Moment | None = None
+    """Labels known later decide nothing that is fitted or tuned; see `split.Split`."""
+    without: tuple[Literal["labels", "balances"], ...] = ()
+    """Groups of features to leave out."""
+    search: Search | None = None
+    budgets: Budgets = msgspec.field(default_factory=Budgets)
+    costs: Costs | None = None
+    """Set the thresholds by cost and not by `budgets`."""
+    fit_rows: Annotated[int, Meta(ge=1_000)] = 1_000_000
+    """Fit on this many legitimate rows at most, drawn at random, and on every fraud."""
+    memory_limit_mb: Annotated[int, Meta(ge=500)] | None = None
+    hyperparameters: Hyperparameters = msgspec.field(default_factory=Hyperparameters)
+
+    def __post_init__(self) -> None:
+        if abs(sum(self.split) - 1) > 1e-9:
+            raise ValueError("split: three positive shares that sum to 1")
+        if len(set(self.without)) != len(self.without):
+            raise ValueError("without: a group is named twice")
+
+
+class Champion(msgspec.Struct, frozen=True, kw_only=True):
+    """The version that serves when the run starts, to be scored on the same test part."""
+
+    version: str
+    location: str
+    """Folder of its bundle."""
+    manifest_sha256: str
 
 
 class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,20 +129,11 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Location of the data set's `data.parquet`."""
     dataset_fingerprint: str
     rules: RuleSpec
-    sample: int | None = None
+    sample: Annotated[int, Meta(ge=1)] | None = None
     """Only the most recent rows; the version is then not deployable."""
     seed: int = 0
-    split: tuple[float, float, float] = (0.7, 0.15, 0.15)
-    budgets: Budgets = msgspec.field(default_factory=Budgets)
-    hyperparameters: Hyperparameters = msgspec.field(default_factory=Hyperparameters)
-
-    def __post_init__(self) -> None:
-        if min(self.split) <= 0 or abs(sum(self.split) - 1) > 1e-9:
-            raise ValueError("split: three positive shares that sum to 1")
-        if self.sample is not None and self.sample < 1:
-            raise ValueError("sample: at least 1 row")
-        if not 0 < self.budgets.block < self.budgets.review < 1:
-            raise ValueError("budgets: 0 < block < review < 1")
+    options: Options = msgspec.field(default_factory=Options)
+    champion: Champion | None = None
 
 
 def decode_spec(data: bytes) -> RunSpec:
@@ -76,3 +142,22 @@ def decode_spec(data: bytes) -> RunSpec:
         return msgspec.json.decode(data, type=RunSpec)
     except msgspec.MsgspecError as error:
         raise InvalidSpec(f"spec.json is not valid: {error}") from error
+
+
+def decode_options(data: Mapping[str, Any]) -> Options:
+    """The options from JSON types, as `encode_options` gives them.
+
+    Raises:
+        InvalidSpec: naming the field and what was expected.
+    """
+    try:
+        return msgspec.convert(data, Options)
+    except msgspec.ValidationError as error:
+        raise InvalidSpec(str(error)) from error
+
+
+def encode_options(options: Options) -> dict[str, Any]:
+    """The options that are not the default, as JSON types."""
+    defaults = msgspec.to_builtins(Options())
+    given = msgspec.to_builtins(options)
+    return {name: value for name, value in given.items() if value != defaults[name]}

@@ -3,19 +3,18 @@
 Each takes what it needs and gives what the next one needs; `train` only strings them together.
 """
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.features.catalogue import CATALOGUE, LABEL_DELAY
 from engine.features.kernel import UNITS
-from engine.policy import PiecewiseLinear, Policy
+from engine.policy import PiecewiseLinear
 from engine.rules import RuleSet
-from training.pipeline.calibrate import Thresholds, anomaly_scale, choose_thresholds, choose_weights
+from training.pipeline.calibrate import anomaly_scale
+from training.pipeline.decide import Decided, Validation, set_policy
 from training.pipeline.evaluate import Scores, TestPart, curves, evaluate
 from training.pipeline.export import (
     Training,
@@ -25,6 +24,7 @@ from training.pipeline.export import (
     write_run_bundle,
 )
 from training.pipeline.fit import (
+    FitPart,
     Supervised,
     Unsupervised,
     fit_supervised,
@@ -32,68 +32,44 @@ from training.pipeline.fit import (
     supervised_score,
 )
 from training.pipeline.memory import peak_memory_mb
-from training.pipeline.prepare import Prepared, describe, prepare, split_data
-from training.pipeline.rules_replay import Replayed, RuleReplay
+from training.pipeline.prepare import BLOCK, Features, Parts, choose_schema, describe, split_data
+from training.pipeline.progress import Progress
+from training.pipeline.rules_replay import RuleReplay
 from training.pipeline.run_folder import PREDICTIONS, RunFolder
-from training.pipeline.spec import Budgets, RunSpec
-from training.pipeline.split import Split
+from training.pipeline.sampling import Sample, draw
+from training.pipeline.spec import Options, RunSpec
 from training.pipeline.table import Text, Transactions, read_transactions
 
-# Thresholds and past blocks depend on one another; they settle in two rounds or three.
-POLICY_ROUNDS = 4
-
-# Where each stage ends, as a share of the whole run.
-ENDS = {
-    "load": 0.04,
-    "split": 0.05,
-    "features": 0.15,
-    "supervised": 0.60,
-    "unsupervised": 0.68,
-    "policy": 0.85,
-    "evaluate": 0.92,
-    "export": 0.96,
-    "bundle": 1.0,
-}
+# A tree is stopped by the average precision on this many legitimate validation rows at most.
+STOP_ROWS = 200_000
+# Test rows that the export is compared on.
+TEST_SAMPLE_ROWS = 50_000
 
 
-class Progress:
-    """Tells the run folder which stage is running and how far it is; keeps the timings."""
+class Fitting(NamedTuple):
+    """What the models are fitted on and stopped by."""
 
-    def __init__(self, folder: RunFolder) -> None:
-        self.folder = folder
-        self.timings: dict[str, float] = {}
-        self._begin = 0.0
-        self._end = 0.0
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Run a stage: its name is the run's stage until the next one begins."""
-        self._begin, self._end = self._end, ENDS[name]
-        self.folder.progress(stage=name, fraction=self._begin, message="")
-        self.folder.log(f"{name}: started")
-        self.folder.flush()
-        started = time.monotonic()
-        yield
-        self.timings[name] = round(time.monotonic() - started, 3)
-        self.folder.log(
-            f"{name}: done in {self.timings[name]:.1f} s, peak memory {peak_memory_mb():,} MB"
-        )
-
-    def within(self, share: float, message: str) -> None:
-        """Note that this share of the stage is done."""
-        fraction = self._begin + min(share, 1.0) * (self._end - self._begin)
-        self.folder.progress(fraction=round(fraction, 4), message=message)
+    features: Features
+    train: FitPart
+    train_rate: float
+    stop: FitPart
+    stop_rate: float
 
 
-class Decided(NamedTuple):
-    """Scores and decisions on validation and test together, in order."""
+class Scored(NamedTuple):
+    """The rows from the first of validation to the last of test, in order."""
 
-    anomaly: PiecewiseLinear
-    policy: Policy
-    thresholds: Thresholds
+    rows: slice
+    history: NDArray[np.float64]
+    """(rows, len(CATALOGUE)): what rules read of the past."""
     supervised: NDArray[np.float64]
     unsupervised: NDArray[np.float64]
-    replayed: Replayed
+    anomaly: PiecewiseLinear
+    """From the forest's raw scores to `unsupervised`."""
+
+    def within(self, part: slice) -> slice:
+        """Where the rows of a part are among these."""
+        return slice(part.start - self.rows.start, part.stop - self.rows.start)
 
 
 def train(spec: RunSpec, folder: RunFolder) -> dict[str, Any]:
@@ -105,52 +81,57 @@ def train(spec: RunSpec, folder: RunFolder) -> dict[str, Any]:
     progress = Progress(folder)
     with progress.stage("load"):
         rules = RuleSet.from_toml(spec.rules.toml)
-        data = read_transactions(spec.dataset, spec.sample)
-        folder.progress(rows=len(data))
-        folder.log(f"load: {len(data):,} rows, {int(data.is_fraud.sum()):,} frauds")
+        data = _load(spec, folder)
     with progress.stage("split"):
-        split = split_data(data, spec.split)
+        delay = spec.options.label_delay_us
+        parts = split_data(data, spec.options, LABEL_DELAY if delay is None else delay)
+        del data
     with progress.stage("features"):
-        prepared = prepare(data, split, progress.within)
-    labels = data.is_fraud
+        fitting = _features(parts, spec, progress)
     with progress.stage("supervised"):
-        supervised = _fit_supervised(prepared.matrix, labels, split, spec, progress)
+        supervised = _fit_supervised(fitting, spec, progress)
     with progress.stage("unsupervised"):
         unsupervised = fit_unsupervised(
-            prepared.matrix[split.train],
-            labels[split.train],
+            fitting.train,
             seed=spec.seed,
-            hyperparameters=spec.hyperparameters.unsupervised,
+            hyperparameters=spec.options.hyperparameters.unsupervised,
         )
+    with progress.stage("scores"):
+        scored = _score(parts, fitting.features, supervised, unsupervised, progress)
     with progress.stage("policy"):
-        decided = decide(
-            data, split, prepared, supervised, unsupervised, rules, spec.budgets, progress
-        )
+        decided = _decide(parts, scored, rules, spec.options, progress)
     with progress.stage("evaluate"):
-        metrics, drawn = _evaluate(data, split, decided, spec.seed)
-        folder.store.write(PREDICTIONS, _predictions(data, split, decided))
+        metrics, drawn = _evaluate(parts, scored, decided, spec)
+        folder.store.write(PREDICTIONS, _predictions(parts, scored, decided))
     with progress.stage("export"):
         files = export_models(supervised, unsupervised)
-        later = prepared.matrix[split.train.stop :]
+        test_rows = _test_sample(parts, spec.seed)
         difference = check_export(
-            files, supervised, unsupervised, decided.anomaly, prepared.schema, later, spec.seed
+            files,
+            supervised,
+            unsupervised,
+            scored.anomaly,
+            fitting.features.schema,
+            fitting.features.matrix(test_rows.rows),
+            spec.seed,
         )
         folder.log(f"export: largest difference from scikit-learn {difference:.1e}")
     with progress.stage("bundle"):
         training = Training(
             spec=spec,
-            schema=prepared.schema,
+            schema=fitting.features.schema,
             supervised=supervised,
             unsupervised=unsupervised,
-            anomaly=decided.anomaly,
+            anomaly=scored.anomaly,
             policy=decided.policy,
+            label_delay=parts.label_delay,
             rules_sha256=rules.sha256,
             metrics=metrics,
-            data=describe(data, split, spec, prepared.schema),
+            data=describe(parts, spec),
             export_difference=difference,
         )
         manifest_sha256 = write_run_bundle(
-            folder.store, training, files, prepared.matrix[split.train], _scores(split, decided)
+            folder.store, training, files, fitting.train, _live_scores(parts, scored, decided)
         )
     return {
         "status": "succeeded",
@@ -160,7 +141,10 @@ def train(spec: RunSpec, folder: RunFolder) -> dict[str, Any]:
         "metrics": metrics,
         "curves": drawn,
         "timings": progress.timings,
+        "peaks_mb": progress.peaks,
         "data": training.data,
+        "sampling": _sampling(fitting),
+        "policy": _describe_policy(decided),
         "thresholds": decided.thresholds._asdict(),
         "weights": asdict(decided.policy.weights),
         "learning_curve": [round(score, 6) for score in supervised.learning_curve],
@@ -171,96 +155,38 @@ def train(spec: RunSpec, folder: RunFolder) -> dict[str, Any]:
     }
 
 
-def decide(
-    data: Transactions,
-    split: Split,
-    prepared: Prepared,
-    supervised: Supervised,
-    unsupervised: Unsupervised,
-    rules: RuleSet,
-    budgets: Budgets,
-    progress: Progress,
-) -> Decided:
-    """Score validation and test, replay the rules on them and set the policy on validation."""
-    rows = slice(split.train.stop, len(data))
-    count = rows.stop - rows.start
-    validation = slice(0, split.validation.stop - split.validation.start)
-    later = prepared.matrix[rows]
-    scores = supervised_score(supervised.model, later)
-    progress.within(0.1, "supervised scores")
-    raw = unsupervised.raw_score(later)
-    anomaly = anomaly_scale(raw[validation])
-    progress.within(0.2, "unsupervised scores")
-    rule_replay = RuleReplay(
-        rules,
-        data,
-        prepared.rule_history,
-        rows,
-        lambda done: progress.within(0.2 + 0.7 * done / count, f"rules on {done:,} rows"),
-    )
-    anomalies = anomaly(raw)
-    policy, thresholds, replayed = set_policy(
-        rule_replay, scores, anomalies, data.is_fraud[split.validation], budgets
-    )
-    return Decided(anomaly, policy, thresholds, scores, anomalies, replayed)
+def _load(spec: RunSpec, folder: RunFolder) -> Transactions:
+    data = read_transactions(spec.dataset, spec.sample)
+    folder.progress(rows=len(data))
+    folder.log(f"load: {len(data):,} rows, {int(data.is_fraud.sum()):,} frauds")
+    return data
 
 
-def set_policy(
-    rule_replay: RuleReplay,
-    supervised: NDArray[np.float64],
-    unsupervised: NDArray[np.float64],
-    labels: NDArray[np.bool_],
-    budgets: Budgets,
-) -> tuple[Policy, Thresholds, Replayed]:
-    """Weights and thresholds from the validation part, and the replay under them.
+def _features(parts: Parts, spec: RunSpec, progress: Progress) -> Fitting:
+    features = Features(parts, choose_schema(parts.data, parts.split.train, spec.options.without))
+    rng = np.random.default_rng(spec.seed)
+    train = draw(parts.split.train, parts.labels, spec.options.fit_rows, rng)
+    stop = draw(parts.split.validation, parts.labels, STOP_ROWS, rng)
+    count = len(train.rows) + len(stop.rows)
 
-    The thresholds decide what is blocked, past blocks raise the risk of what follows (R15), and the
-    thresholds are shares of those risks: they are set again until they stay the same.
-
-    Args:
-        supervised, unsupervised: (rows,) scores in [0, 1] of validation and test, in order.
-        labels: of the validation rows, which come first.
-    """
-    validation = slice(0, len(labels))
-    # No risk reaches 2: at first only rules block.
-    replayed = rule_replay.replay(Policy(2.0, 2.0), supervised, unsupervised)
-    asked = ~replayed.rule_blocked[validation]
-    weights = choose_weights(
-        replayed.rule_score[validation][asked],
-        supervised[validation][asked],
-        unsupervised[validation][asked],
-        labels[asked],
-    )
-    policy = Policy(2.0, 2.0, weights)
-    replayed = rule_replay.replay(policy, supervised, unsupervised)
-    for _ in range(POLICY_ROUNDS):
-        asked = ~replayed.rule_blocked[validation]
-        thresholds = choose_thresholds(
-            replayed.risk[validation][asked], budgets.block, budgets.review
+    def matrix(sample: Sample, before: int) -> FitPart:
+        computed = features.matrix(
+            sample.rows,
+            lambda rows: progress.within((before + rows) / count, f"{before + rows:,} rows"),
         )
-        settled = (thresholds.review, thresholds.block) == (policy.review, policy.block)
-        policy = Policy(thresholds.review, thresholds.block, weights)
-        if settled:
-            break
-        replayed = rule_replay.replay(policy, supervised, unsupervised)
-    return policy, thresholds, replayed
+        return FitPart(computed, sample.labels, sample.weights)
+
+    return Fitting(features, matrix(train, 0), train.rate, matrix(stop, len(train.rows)), stop.rate)
 
 
-def _fit_supervised(
-    matrix: NDArray[np.float64],
-    labels: NDArray[np.bool_],
-    split: Split,
-    spec: RunSpec,
-    progress: Progress,
-) -> Supervised:
-    trees = int(spec.hyperparameters.supervised.get("max_iter", 300))
+def _fit_supervised(fitting: Fitting, spec: RunSpec, progress: Progress) -> Supervised:
+    hyperparameters = spec.options.hyperparameters.supervised
+    trees = int(hyperparameters.get("max_iter", 300))
     fitted = fit_supervised(
-        matrix[split.train],
-        labels[split.train],
-        matrix[split.validation],
-        labels[split.validation],
+        fitting.train,
+        fitting.stop,
         seed=spec.seed,
-        hyperparameters=spec.hyperparameters.supervised,
+        hyperparameters=hyperparameters,
         progress=lambda done: progress.within(done / trees, f"{done} trees"),
     )
     progress.folder.log(
@@ -270,53 +196,115 @@ def _fit_supervised(
     return fitted
 
 
+def _score(
+    parts: Parts,
+    features: Features,
+    supervised: Supervised,
+    unsupervised: Unsupervised,
+    progress: Progress,
+) -> Scored:
+    """Both models on validation, the gap and test, in blocks: their matrix would not fit."""
+    rows = slice(parts.split.validation.start, parts.split.test.stop)
+    count = rows.stop - rows.start
+    history = np.empty((count, len(CATALOGUE)))
+    scores, raw = np.empty(count), np.empty(count)
+    for start in range(0, count, BLOCK):
+        block = slice(start, min(start + BLOCK, count))
+        at = np.arange(block.start, block.stop) + rows.start
+        history[block] = features.history(at)
+        matrix = features.assemble(at, history[block])
+        scores[block] = supervised_score(supervised.model, matrix)
+        raw[block] = unsupervised.raw_score(matrix)
+        progress.within(block.stop / count, f"{block.stop:,} rows")
+    validation = slice(0, parts.split.validation.stop - rows.start)
+    anomaly = anomaly_scale(raw[validation])
+    return Scored(rows, history, scores, anomaly(raw), anomaly)
+
+
+def _decide(
+    parts: Parts, scored: Scored, rules: RuleSet, options: Options, progress: Progress
+) -> Decided:
+    count = scored.rows.stop - scored.rows.start
+    rule_replay = RuleReplay(
+        rules,
+        parts.data,
+        scored.history,
+        scored.rows,
+        lambda done: progress.within(0.8 * done / count, f"rules on {done:,} rows"),
+    )
+    validation = parts.split.validation
+    known = Validation(parts.labels[validation], parts.data.amount[validation] / UNITS)
+    return set_policy(rule_replay, scored.supervised, scored.unsupervised, known, options)
+
+
 def _evaluate(
-    data: Transactions, split: Split, decided: Decided, seed: int
+    parts: Parts, scored: Scored, decided: Decided, spec: RunSpec
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    test = _test_part(split)
+    test, among = parts.split.test, scored.within(parts.split.test)
+    data = parts.data
     types = data.text["transaction_type"]
     part = TestPart(
-        labels=data.is_fraud[split.test],
-        amount=data.amount[split.test] / UNITS,
-        source=data.source[split.test],
-        created_at=data.created_at[split.test],
-        transaction_type=Text(types.codes[split.test], types.names),
+        labels=data.is_fraud[test],
+        amount=data.amount[test] / UNITS,
+        source=data.source[test],
+        created_at=data.created_at[test],
+        transaction_type=Text(types.codes[test], types.names),
         scores=Scores(
-            supervised=decided.supervised[test],
-            unsupervised=decided.unsupervised[test],
-            rule_score=decided.replayed.rule_score[test],
-            rule_blocked=decided.replayed.rule_blocked[test],
-            risk=decided.replayed.risk[test],
+            supervised=scored.supervised[among],
+            unsupervised=scored.unsupervised[among],
+            rule_score=decided.replayed.rule_score[among],
+            rule_blocked=decided.replayed.rule_blocked[among],
+            risk=decided.replayed.risk[among],
         ),
     )
     thresholds = {"review": decided.policy.review, "block": decided.policy.block}
-    metrics = evaluate(part, thresholds, baselines={}, costs=None, seed=seed)
-    return metrics, curves(part, thresholds, baselines={}, seed=seed)
+    costs = spec.options.costs
+    metrics = evaluate(part, thresholds, baselines={}, costs=costs, seed=spec.seed)
+    return metrics, curves(part, thresholds, baselines={}, seed=spec.seed)
 
 
-def _predictions(data: Transactions, split: Split, decided: Decided) -> bytes:
-    test = _test_part(split)
+def _predictions(parts: Parts, scored: Scored, decided: Decided) -> bytes:
+    test = scored.within(parts.split.test)
     return predictions_parquet(
-        data.transaction_id.slice(split.test.start),
-        data.created_at[split.test],
-        data.is_fraud[split.test],
-        decided.supervised[test],
-        decided.unsupervised[test],
+        parts.data,
+        parts.split.test,
+        scored.supervised[test],
+        scored.unsupervised[test],
         decided.replayed.risk[test],
+        decided.replayed.rule_blocked[test],
     )
 
 
-def _scores(split: Split, decided: Decided) -> dict[str, NDArray[np.float64]]:
+def _test_sample(parts: Parts, seed: int) -> Sample:
+    rng = np.random.default_rng(seed)
+    return draw(parts.split.test, parts.data.is_fraud, TEST_SAMPLE_ROWS, rng)
+
+
+def _live_scores(parts: Parts, scored: Scored, decided: Decided) -> dict[str, NDArray[np.float64]]:
     """The validation scores, by name: what live scores are compared with later."""
-    validation = slice(0, split.validation.stop - split.validation.start)
+    validation = scored.within(parts.split.validation)
     return {
-        "supervised_score": decided.supervised[validation],
-        "unsupervised_score": decided.unsupervised[validation],
+        "supervised_score": scored.supervised[validation],
+        "unsupervised_score": scored.unsupervised[validation],
         "rule_score": decided.replayed.rule_score[validation],
         "risk_score": decided.replayed.risk[validation],
     }
 
 
-def _test_part(split: Split) -> slice:
-    """The test part among the rows of validation and test."""
-    return slice(split.test.start - split.train.stop, split.test.stop - split.train.stop)
+def _sampling(fitting: Fitting) -> dict[str, Any]:
+    """How many rows the boosting was fitted on and stopped by, and the share of the legitimate
+    rows that they are; each counts for 1 / that share."""
+    return {
+        "fit_rows": len(fitting.train.labels),
+        "fit_rate": fitting.train_rate,
+        "stop_rows": len(fitting.stop.labels),
+        "stop_rate": fitting.stop_rate,
+    }
+
+
+def _describe_policy(decided: Decided) -> dict[str, Any]:
+    return {
+        "validation_frauds": decided.frauds,
+        "calibrated": decided.policy.calibration is not None,
+        "saving_per_1000": decided.saving,
+    }

@@ -6,9 +6,9 @@ what is done to a value (hashing, comparing) is done once for each distinct one.
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -42,6 +42,8 @@ OPTIONAL_TEXT = (
     "user_risk_level",
 )
 OPTIONAL_NUMBERS = ("source_balance", "account_age_minutes")
+LABEL_KNOWN_AT = "label_known_at"
+ATTRIBUTE_PREFIX = "attribute_"
 FAILED = ("FAILED", "CANCELED")
 
 
@@ -67,10 +69,22 @@ class Text:
         # Code -1 is the last entry.
         return np.array([*values, null], dtype=np.int64)[self.codes]
 
+    def take(self, rows: slice | NDArray[np.int64]) -> "Text":
+        """The column of some rows."""
+        return Text(self.codes[rows], self.names)
+
     def values(self, rows: slice | NDArray[np.int64] = slice(None)) -> list[Any]:
         """The text of some rows, None for null."""
         lookup = (*self.names, None)
         return [lookup[code] for code in self.codes[rows].tolist()]
+
+
+class AttributeColumn(NamedTuple):
+    """What the data set says of one attribute of its own."""
+
+    kind: Literal["number", "boolean", "category"]
+    values: NDArray[np.float64] | Text
+    """`Text` of a category; otherwise numbers, a boolean as 1 and 0, NaN for null."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +98,45 @@ class Transactions:
     """Ten-thousandths of the currency's unit."""
     source: NDArray[np.int64]
     destination: NDArray[np.int64]
-    """Wallets, as codes that both columns share."""
+    """Wallets, as positions in `wallets`, which both columns share."""
+    wallets: pa.Array
+    """(distinct wallets,) their ids."""
     is_fraud: NDArray[np.bool_]
     text: dict[str, Text]
     """`currency`, `transaction_type` and the columns of `OPTIONAL_TEXT`."""
     numbers: dict[str, NDArray[np.float64]]
     """The columns of `OPTIONAL_NUMBERS`; NaN for null."""
+    label_known_at: NDArray[np.int64] | None = None
+    """When each label became known, microseconds since 1970; `created_at` plus the label delay
+    stands for -1. None: the data set does not say."""
+    attributes: dict[str, AttributeColumn] = field(default_factory=dict)
+    """By name, without the prefix."""
 
     def __len__(self) -> int:
         return len(self.created_at)
+
+    def head(self, rows: int) -> "Transactions":
+        """The first rows, sharing their memory."""
+        return Transactions(
+            transaction_id=self.transaction_id.slice(0, rows),
+            created_at=self.created_at[:rows],
+            amount=self.amount[:rows],
+            source=self.source[:rows],
+            destination=self.destination[:rows],
+            wallets=self.wallets,
+            is_fraud=self.is_fraud[:rows],
+            text={name: column.take(slice(rows)) for name, column in self.text.items()},
+            numbers={name: values[:rows] for name, values in self.numbers.items()},
+            label_known_at=None if self.label_known_at is None else self.label_known_at[:rows],
+            attributes={
+                name: column._replace(
+                    values=column.values.take(slice(rows))
+                    if isinstance(column.values, Text)
+                    else column.values[:rows]
+                )
+                for name, column in self.attributes.items()
+            },
+        )
 
     @property
     def failed(self) -> NDArray[np.bool_]:
@@ -145,7 +189,9 @@ def _read_columns(path: Path, sample: int | None) -> pa.Table:
         raise InvalidDataset(
             f"The data set has no column {', '.join(missing)}. Import it with `import_dataset`."
         )
-    wanted = [name for name in (*REQUIRED, *OPTIONAL_TEXT, *OPTIONAL_NUMBERS) if name in present]
+    canonical = (*REQUIRED, *OPTIONAL_TEXT, *OPTIONAL_NUMBERS, LABEL_KNOWN_AT)
+    wanted = [name for name in canonical if name in present]
+    wanted += sorted(name for name in present if name.startswith(ATTRIBUTE_PREFIX))
     groups = list(range(file.num_row_groups))
     rows = file.metadata.num_rows
     skip = max(0, rows - sample) if sample else 0
@@ -163,30 +209,55 @@ def _check_required(table: pa.Table) -> None:
 
 
 def _to_arrays(table: pa.Table) -> Transactions:
-    source, destination = _wallets(
+    wallets, (source, destination) = _wallets(
         table.column("source_wallet_id"), table.column("destination_wallet_id")
     )
-    created_at = table.column("created_at").cast(pa.timestamp("us", "UTC")).cast(pa.int64())
     return Transactions(
         transaction_id=table.column("transaction_id"),
-        created_at=created_at.to_numpy(),
+        created_at=_times(table.column("created_at")),
         amount=table.column("amount").cast(pa.int64()).to_numpy(),
         source=source,
         destination=destination,
+        wallets=wallets,
         is_fraud=table.column("is_fraud").cast(pa.bool_()).to_numpy(),
         text={
             name: _text(table, name) for name in ("currency", "transaction_type", *OPTIONAL_TEXT)
         },
         numbers={name: _numbers(table, name) for name in OPTIONAL_NUMBERS},
+        label_known_at=(
+            _times(table.column(LABEL_KNOWN_AT)) if LABEL_KNOWN_AT in table.column_names else None
+        ),
+        attributes={
+            name.removeprefix(ATTRIBUTE_PREFIX): _attribute(table, name)
+            for name in table.column_names
+            if name.startswith(ATTRIBUTE_PREFIX)
+        },
     )
 
 
-def _wallets(*columns: pa.ChunkedArray) -> list[NDArray[np.int64]]:
-    """The columns as codes into their common distinct values."""
+def _wallets(*columns: pa.ChunkedArray) -> tuple[pa.Array, list[NDArray[np.int64]]]:
+    """The distinct values of the columns, and each column as positions among them."""
     chunks = [chunk for column in columns for chunk in column.cast(pa.string()).chunks]
     encoded = pa.chunked_array(chunks, pa.string()).dictionary_encode().unify_dictionaries()
     codes = np.concatenate([_indices(chunk) for chunk in encoded.chunks]).astype(np.int64)
-    return np.split(codes, np.cumsum([len(column) for column in columns])[:-1])
+    ends = np.cumsum([len(column) for column in columns])[:-1]
+    return encoded.chunk(0).dictionary, np.split(codes, ends)
+
+
+def _times(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Microseconds since 1970, -1 for null."""
+    times = column.cast(pa.timestamp("us", "UTC")).cast(pa.int64())
+    values: NDArray[np.int64] = pc.fill_null(times, -1).to_numpy()
+    return values
+
+
+def _attribute(table: pa.Table, name: str) -> AttributeColumn:
+    type_ = table.schema.field(name).type
+    if pa.types.is_boolean(type_):
+        return AttributeColumn("boolean", _numbers(table, name))
+    if pa.types.is_integer(type_) or pa.types.is_floating(type_):
+        return AttributeColumn("number", _numbers(table, name))
+    return AttributeColumn("category", _text(table, name))
 
 
 def _text(table: pa.Table, name: str) -> Text:
