@@ -59,11 +59,6 @@ class Text:
         chosen = [at for at, name in enumerate(self.names) if name in values]
         return np.isin(self.codes, chosen)
 
-    def positions(self, categories: Sequence[str]) -> NDArray[np.int64]:
-        """(rows,) the position of each value in `categories`, -1 for any other and for null."""
-        places = {name: at for at, name in enumerate(categories)}
-        return self.map([places.get(name, -1) for name in self.names], -1)
-
     def map(self, values: Sequence[int], null: int) -> NDArray[np.int64]:
         """(rows,) one number for each distinct value, and `null` for null."""
         # Code -1 is the last entry.
