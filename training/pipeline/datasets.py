@@ -18,7 +18,9 @@ import msgspec
 
 from engine.errors import FieldError, InvalidDataset
 from training.pipeline import staging
-from training.pipeline.presets import Preset, load_preset
+from training.pipeline.mapping import FileMapping
+from training.pipeline.presets import load_preset
+from training.pipeline.reading import failures_refused, file_size, quoted
 
 DATA, SUMMARY, REJECTS = "data.parquet", "summary.json", "rejects.csv"
 WORK_PREFIX, LOCK = ".importing-", "lock"
@@ -42,9 +44,15 @@ class DatasetSummary(msgspec.Struct, frozen=True):
     """What was imported. `fingerprint` is of the content: the same however it was in files.
 
     `reject_counts` by fault; a row can have several. `columns`: those with any value.
+    `mapping`: the TOML that it was imported by, with `start` if the import was given another.
+    `label_delay`: as the mapping says, `7d`. `attributes`: the kind of each, by its name.
     """
 
     preset: str
+    mapping: str
+    start: datetime | None
+    label_delay: str | None
+    attributes: dict[str, str]
     files: tuple[str, ...]
     rows: int
     frauds: int
@@ -62,7 +70,7 @@ class DatasetSummary(msgspec.Struct, frozen=True):
 def import_files(
     files: Sequence[Path],
     target_dir: Path,
-    preset: str | Preset,
+    mapping: str | FileMapping,
     on_bad_rows: str = "stop",
     progress: Progress | None = None,
     *,
@@ -72,11 +80,11 @@ def import_files(
 
     Args:
         files: CSV (UTF-8, with a header), gzipped or not, or Parquet; the suffix does not matter.
-        preset: how the columns are read.
+        mapping: how the columns are read; a text names a preset.
         on_bad_rows: with `stop` a bad row or an unknown column refuses the whole; with `skip`
             they are left out and reported.
         progress: see `Progress`.
-        start: when the first hour begins (aware), for a preset that counts hours.
+        start: when the first hour begins (aware), for a mapping that counts hours.
 
     Raises:
         InvalidDataset: nothing was imported; the detail and `errors` name the first bad rows, or
@@ -89,17 +97,17 @@ def import_files(
     if not files:
         raise InvalidDataset("No files were given.")
     skip = on_bad_rows == "skip"
-    chosen = load_preset(preset) if isinstance(preset, str) else preset
+    chosen = load_preset(mapping) if isinstance(mapping, str) else mapping
     if start is not None:
         chosen = chosen.starting(start)
     failure = f"Importing into {target_dir} failed, and nothing was imported"
-    with staging.failures_refused(failure), _work_folder(target_dir.parent) as work:
+    with failures_refused(failure), _work_folder(target_dir.parent) as work:
         result = work / "result"
         result.mkdir()
         with _connected(work) as connection:
-            staging.create_tables(connection)
+            staging.create_tables(connection, chosen.columns)
             stager = staging.Stager(connection, chosen, work, skip=skip)
-            importing = _Importing(connection, chosen, stager, progress)
+            importing = _Importing(connection, chosen, start, stager, progress)
             summary = importing.run(files, skip, result, target_dir / DATA)
         (result / SUMMARY).write_bytes(
             msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n"
@@ -135,7 +143,7 @@ def _connected(work: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     try:
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
-        connection.execute(f"SET temp_directory = {staging.quoted(str(work / 'spill'))}")
+        connection.execute(f"SET temp_directory = {quoted(str(work / 'spill'))}")
         yield connection
     finally:
         connection.close()
@@ -147,12 +155,14 @@ class _Importing:
     def __init__(
         self,
         connection: duckdb.DuckDBPyConnection,
-        preset: Preset,
+        mapping: FileMapping,
+        start: datetime | None,
         stager: staging.Stager,
         progress: Progress | None,
     ) -> None:
         self.connection = connection
-        self.preset = preset
+        self.mapping = mapping
+        self.start = start
         self.stager = stager
         self._progress = progress
 
@@ -170,18 +180,23 @@ class _Importing:
             raise _emptiness(files, rejected, counts)
         self._tell("sorting", 0.7)
         data = result / DATA
-        staging.write_sorted(self.connection, data)
+        columns = staging.held_columns(self.connection, self.mapping.columns)
+        staging.write_sorted(self.connection, data, columns)
         self._write_rejects(result / REJECTS)
         self._tell("taking the fingerprint", 0.9)
-        facts = staging.describe(self.connection, data)
+        facts = staging.describe(self.connection, data, columns)
         summary = DatasetSummary(
-            preset=self.preset.name,
+            preset=self.mapping.name,
+            mapping=self.mapping.text,
+            start=self.start,
+            label_delay=self.mapping.label_delay,
+            attributes=self.mapping.attributes,
             files=tuple(path.name for path in files),
             rows=facts.rows,
             frauds=facts.frauds,
             first_at=facts.first_at.replace(tzinfo=UTC),
             last_at=facts.last_at.replace(tzinfo=UTC),
-            fingerprint=staging.fingerprint(self.connection, data),
+            fingerprint=staging.fingerprint(self.connection, data, columns),
             columns=facts.columns,
             rejected=rejected,
             reject_counts=counts,
@@ -193,7 +208,7 @@ class _Importing:
         return summary
 
     def _stage(self, files: Sequence[Path]) -> None:
-        sizes = [_size(path) for path in files]
+        sizes = [file_size(path) for path in files]
         done = 0
         for path, size in zip(files, sizes, strict=True):
             before, share = done / sum(sizes), size / sum(sizes)
@@ -219,7 +234,7 @@ class _Importing:
 
     def _write_rejects(self, path: Path) -> None:
         self.connection.execute(
-            f"COPY ({staging.REJECTS_IN_ORDER}) TO {staging.quoted(str(path))} (FORMAT csv, HEADER)"
+            f"COPY ({staging.REJECTS_IN_ORDER}) TO {quoted(str(path))} (FORMAT csv, HEADER)"
         )
 
     def _one(self, query: str) -> int:
@@ -230,18 +245,6 @@ class _Importing:
     def _tell(self, message: str, fraction: float) -> None:
         if self._progress is not None:
             self._progress(message, fraction)
-
-
-def _size(path: Path) -> int:
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise InvalidDataset(f"{path}: {error.strerror}.") from error
-    if path.is_dir():
-        raise InvalidDataset(f"{path} is a folder; name the files in it.")
-    if not size:
-        raise InvalidDataset(f"{path.name} is empty.")
-    return size
 
 
 def _refusal(rejected: int, counts: dict[str, int], samples: tuple[Reject, ...]) -> InvalidDataset:

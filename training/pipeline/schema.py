@@ -4,8 +4,9 @@ A value that is empty or blank is missing. What is checked here is what `/score`
 transaction, so that a data set holds nothing that could not have been scored.
 """
 
+import re
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 """The first moment that a data set can hold, and the first that it can't."""
@@ -15,13 +16,15 @@ class Kind(NamedTuple):
     """A kind of value: SQL with `{x}` for the text, that is, a non-empty VARCHAR.
 
     `value` yields NULL or anything where the text is faulty; `good` is true or false, or NULL for
-    false; `expected` says in words what a good value is.
+    false; `expected` says in words what a good value is. `family` is what a mapping may do with
+    such values.
     """
 
     type: str
     value: str
     good: str
     expected: str
+    family: Literal["text", "choice", "number", "time", "boolean"]
 
 
 class Column(NamedTuple):
@@ -38,6 +41,7 @@ def _text(longest: int) -> Kind:
         "{x}",
         f"length({{x}}) <= {longest} AND NOT regexp_matches({{x}}, '[\\x00-\\x1f\\x7f]')",
         f"at most {longest} characters, no control characters",
+        "text",
     )
 
 
@@ -47,22 +51,25 @@ def _code(letters: int) -> Kind:
         "upper({x})",
         f"regexp_full_match({{x}}, '[A-Za-z]{{{{{letters}}}}}')",
         f"{letters} letters",
+        "choice",
     )
 
 
 def _choice(*values: str, case: str) -> Kind:
     among = ", ".join(f"'{value}'" for value in values)
-    return Kind("VARCHAR", f"{case}({{x}})", f"{case}({{x}}) IN ({among})", " or ".join(values))
+    good = f"{case}({{x}}) IN ({among})"
+    return Kind("VARCHAR", f"{case}({{x}})", good, " or ".join(values), "choice")
 
 
 # DuckDB reads 1_0 as ten.
 NUMBER = "TRY_CAST(CASE WHEN NOT contains({x}, '_') THEN {x} END AS DOUBLE)"
 # DuckDB also reads words (epoch), other orders, hour 24 and dates before our era.
-_TIME = "TRY_CAST(upper({x}) AS TIMESTAMPTZ)"
 _DATE = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
 _HOUR = "([01][0-9]|2[0-3])"
 _CLOCK = f"{_HOUR}:[0-5][0-9](:[0-5][0-9]([.][0-9]+)?)?"
 _OFFSET = f"[Zz]|[+-]{_HOUR}(:?[0-5][0-9])?"
+WITHOUT_OFFSET = f"regexp_full_match({{x}}, '{_DATE}([Tt ]{_CLOCK})?')"
+"""SQL: the text is a date and time, and does not say in which time zone."""
 
 IDENTIFIER = _text(64)
 SHORT = _text(32)
@@ -75,6 +82,7 @@ AMOUNT = Kind(
     f"THEN round_even(round({NUMBER} * 10000, 6), 0) END AS BIGINT)",
     f"abs({NUMBER}) <= 1e9",
     "a finite number from -1e9 to 1e9",
+    "number",
 )
 # pandas writes a missing number as NaN, so NaN is missing where a number may be missing.
 BALANCE = Kind(
@@ -82,16 +90,28 @@ BALANCE = Kind(
     f"CASE WHEN NOT isnan({NUMBER}) THEN {NUMBER} END",
     f"isnan({NUMBER}) OR abs({NUMBER}) <= 1e15",
     "a finite number from -1e15 to 1e15",
+    "number",
 )
 AGE = BALANCE._replace(
     good=f"isnan({NUMBER}) OR ({NUMBER} >= 0 AND {NUMBER} <= 1e12)",
     expected="a finite number from 0 to 1e12",
 )
-TIME = Kind(
-    "TIMESTAMP",
-    f"CAST({_TIME} AS TIMESTAMP)",
-    f"regexp_full_match({{x}}, '{_DATE}([Tt ]{_CLOCK}({_OFFSET})?)?') "
-    f"AND {_TIME} >= TIMESTAMPTZ '{EARLIEST}' AND {_TIME} < TIMESTAMPTZ '{LATEST}'",
+
+
+def time_kind(moment: str, good: str = "true", expected: str = "") -> Kind:
+    """Times that the SQL `moment` yields from `{x}`: a TIMESTAMPTZ, or NULL when it can't."""
+    return Kind(
+        "TIMESTAMP",
+        f"CAST({moment} AS TIMESTAMP)",
+        f"{good} AND {moment} >= TIMESTAMPTZ '{EARLIEST}' AND {moment} < TIMESTAMPTZ '{LATEST}'",
+        expected,
+        "time",
+    )
+
+
+TIME = time_kind(
+    "TRY_CAST(upper({x}) AS TIMESTAMPTZ)",
+    f"regexp_full_match({{x}}, '{_DATE}([Tt ]{_CLOCK}({_OFFSET})?)?')",
     "a date and time such as 2026-01-31T12:00:00Z",
 )
 BOOLEAN = Kind(
@@ -99,6 +119,7 @@ BOOLEAN = Kind(
     "lower({x}) IN ('true', 't', '1', '1.0', 'yes')",
     "lower({x}) IN ('true', 't', '1', '1.0', 'yes', 'false', 'f', '0', '0.0', 'no')",
     "true or false, 1 or 0",
+    "boolean",
 )
 
 COLUMNS = (
@@ -123,3 +144,18 @@ COLUMNS = (
     Column("is_fraud", BOOLEAN, required=True),
     Column("fraud_kind", SHORT),
 )
+
+LABEL_KNOWN_AT = Column("label_known_at", TIME)
+"""When the label became known, never before `created_at`; a data set may lack the column."""
+
+ATTRIBUTE_KINDS = {"number": BALANCE, "boolean": BOOLEAN, "category": IDENTIFIER}
+"""What an attribute can be; names and limits are those of `transaction.attributes`."""
+
+ATTRIBUTE_PREFIX = "attribute_"
+ATTRIBUTE_NAME = re.compile("[a-z][a-z0-9_]{0,39}")
+MOST_ATTRIBUTES = 64
+
+
+def attribute_column(name: str, kind: str) -> Column:
+    """The column that holds the attribute `name`."""
+    return Column(ATTRIBUTE_PREFIX + name, ATTRIBUTE_KINDS[kind])
