@@ -45,7 +45,8 @@ class DatasetAdmin(ReadOnlyAdmin):
         (None, {"fields": ["name", "train_link", "created_at"]}),
         ("Content", {"fields": ["rows_count", "frauds_count", "fraud_rate", "period"]}),
         ("Rejected rows", {"fields": ["rejected_count", "reject_reasons"]}),
-        ("Origin", {"fields": ["preset", "columns", "fingerprint", "location"]}),
+        ("Labels and attributes", {"fields": ["label_delay", "attributes"]}),
+        ("Origin", {"fields": ["preset", "mapping", "columns", "fingerprint", "location"]}),
     ]
 
     class Media:
@@ -110,6 +111,28 @@ class DatasetAdmin(ReadOnlyAdmin):
     @admin.display(description="columns")
     def columns(self, dataset: Dataset) -> str:
         return ", ".join(dataset.summary.get("columns", [])) or "-"
+
+    @admin.display(description="label delay")
+    def label_delay(self, dataset: Dataset) -> str:
+        delay = dataset.summary.get("label_delay")
+        known = "label_known_at" in dataset.summary.get("columns", [])
+        facts = ["each row says when its label was known"] if known else []
+        facts += [f"{delay} after the transaction" if delay else "the data set does not say"]
+        return ", else ".join(facts)
+
+    @admin.display(description="attributes")
+    def attributes(self, dataset: Dataset) -> str:
+        kinds = dataset.summary.get("attributes", {})
+        return ", ".join(f"{name} ({kind})" for name, kind in kinds.items()) or "-"
+
+    @admin.display(description="mapping")
+    def mapping(self, dataset: Dataset) -> str:
+        text = dataset.summary.get("mapping")
+        if not text:
+            return "-"
+        start = dataset.summary.get("start")
+        given = f"# The import was given another start: {start}\n" if start else ""
+        return format_html('<pre class="code">{}{}</pre>', given, text)
 
     @admin.display(description="train")
     def train_link(self, dataset: Dataset) -> str:

@@ -38,7 +38,8 @@ def dataset_import(
     *,
     name: str,
     files: list[Path],
-    preset: str,
+    preset: str = "canonical",
+    mapping: Path | None = None,
     on_bad_rows: str = "stop",
     start: datetime | None = None,
     progress: Callable[..., None] | None = None,
@@ -46,15 +47,18 @@ def dataset_import(
     """Import `files` as the data set `name`, whole or not at all.
 
     Args:
-        preset: how the columns are read, `canonical` or `paysim`.
+        preset: how the columns are read: the name of one that ships with Sentinelle.
+        mapping: a mapping file, instead of a preset.
         on_bad_rows: `stop` imports nothing if a row is bad, `skip` keeps bad rows in a file.
-        start: of a preset that counts hours, instead of its own.
+        start: of a mapping that counts hours, instead of its own.
         progress: called by the import as it goes on.
 
     Raises:
-        InvalidDataset: the name is taken or malformed, or the files can't be imported.
+        InvalidDataset: the name is taken or malformed, or the mapping or the files can't be read.
     """
-    from training.pipeline.datasets import import_files  # DuckDB: too heavy for the web process
+    # DuckDB: too heavy for the web process
+    from training.pipeline.datasets import import_files
+    from training.pipeline.mapping import read_mapping
 
     if settings.DATA_DIR.startswith("gs://"):
         raise InvalidDataset("Data sets are imported into a local folder; DATA_DIR is a bucket.")
@@ -62,11 +66,13 @@ def dataset_import(
         raise InvalidDataset(
             f"There is already a data set “{name}”. Data sets never change: choose another name."
         )
-    dataset = Dataset(name=name, preset=preset, location=f"{name}-{uuid.uuid4().hex[:12]}")
+    origin = preset if mapping is None else "mapping file"
+    dataset = Dataset(name=name, preset=origin, location=f"{name}-{uuid.uuid4().hex[:12]}")
     _checked(dataset, exclude=["fingerprint", "rows", "frauds"], error=InvalidDataset)
     folder = Path(settings.DATA_DIR) / dataset.location
     try:
-        summary = import_files(files, folder, preset, on_bad_rows, progress, start=start)
+        chosen = preset if mapping is None else read_mapping(mapping)
+        summary = import_files(files, folder, chosen, on_bad_rows, progress, start=start)
         dataset.fingerprint = summary.fingerprint
         dataset.rows, dataset.frauds = summary.rows, summary.frauds
         dataset.rejected = summary.rejected

@@ -246,6 +246,25 @@ class TestTrainForm:
 
 
 class TestDatasets:
+    def test_a_page_shows_how_the_file_was_read(self, admin):
+        summary = {
+            "mapping": '[columns]\namount = { column = "<amt>" }',
+            "start": "2026-02-01T00:00:00Z",
+            "label_delay": "7d",
+            "attributes": {"age": "number", "shop": "category"},
+            "columns": ["amount", "label_known_at"],
+        }
+        row = make_dataset(summary=summary)
+        page = admin.get(url("change", row.pk, model="dataset")).content.decode()
+        assert "amount = { column = &quot;&lt;amt&gt;&quot; }" in page
+        assert "another start: 2026-02-01T00:00:00Z" in page
+        assert "each row says when its label was known, else 7d after the transaction" in page
+        assert "age (number), shop (category)" in page
+
+    def test_an_older_one_says_what_it_does_not_know(self, admin):
+        page = admin.get(url("change", make_dataset().pk, model="dataset")).content.decode()
+        assert "the data set does not say" in page
+
     def test_the_list_and_the_page(self, admin):
         row = make_dataset(rejected=12, summary={"reject_counts": {"amount": 12}, "columns": ["a"]})
         page = admin.get(url("changelist", model="dataset")).content.decode()

@@ -178,7 +178,7 @@ _KEYS = {
     "epoch": _Key(str, " or ".join(EPOCHS)),
     "unit": _Key(str, " or ".join(UNITS)),
     "first": _Key(int, "a whole number"),
-    "start": _Key(datetime, "a date and time such as 2026-01-01T00:00:00Z"),
+    "start": _Key(Any, "a date and time such as 2026-01-01T00:00:00Z"),
     "kind": _Key(str, " or ".join(ATTRIBUTE_KINDS)),
 }
 _CHOICES = {"others": OTHERS, "epoch": tuple(EPOCHS), "unit": tuple(UNITS)}
@@ -263,7 +263,7 @@ class _Reader:
             if not ATTRIBUTE_NAME.fullmatch(name):
                 self._note(key, "expected a name of at most 40 of a-z, 0-9 and _, first a letter")
             kind = table.get("kind") if isinstance(table, dict) else None
-            if kind not in ATTRIBUTE_KINDS:
+            if not isinstance(kind, str) or kind not in ATTRIBUTE_KINDS:
                 self._note(f"{key}.kind", f"expected {_KEYS['kind'].expected}")
                 continue
             column = attribute_column(name, kind)
@@ -303,12 +303,12 @@ class _Reader:
                 expected = ", ".join(dict.fromkeys((*origins, *allowed)))
                 self._note(f"{path}.{key}", f"not a key here; expected one of {expected}")
             elif alone and key not in origins:
-                self._note(f"{path}.{key}", f"not together with {given[0]}")
+                self._note(f"{path}.{key}", f"not with {given[0]}")
             elif key in _NEEDS and _NEEDS[key] not in written:
                 self._note(f"{path}.{key}", f"expected only with {_NEEDS[key]}")
         for one, other in _EXCLUDES:
             if one in written and other in written:
-                self._note(f"{path}.{one}", f"not together with {other}")
+                self._note(f"{path}.{one}", f"not with {other}")
         if column.required and "optional" in written:
             self._note(f"{path}.optional", f"not here: every row needs {column.name}")
 
@@ -319,12 +319,21 @@ class _Reader:
             self._note(f"{path}.column", f"expected {_KEYS['column'].expected}")
         if "separator" in given and len(columns) < 2:
             self._note(f"{path}.separator", "expected only with a list of columns")
-        start = given.pop("start", None)
-        if start is not None:
-            start = (start if start.tzinfo else start.replace(tzinfo=UTC)).astimezone(UTC)
-            if not EARLIEST <= start < LATEST:
-                self._note(f"{path}.start", "expected a time in the years 1970 to 9998")
+        start = self._start(path, given.pop("start", None))
         return Source(columns=columns, start=start, **{k: _as_text(k, v) for k, v in given.items()})
+
+    def _start(self, path: str, written: object) -> datetime | None:
+        if written is None:
+            return None
+        try:
+            start = datetime.fromisoformat(str(written))
+        except ValueError:
+            self._note(f"{path}.start", f"expected {_KEYS['start'].expected}")
+            return None
+        start = start if start.tzinfo else start.replace(tzinfo=UTC)
+        if not EARLIEST <= start < LATEST:
+            self._note(f"{path}.start", "expected a time in the years 1970 to 9998")
+        return start.astimezone(UTC)
 
     def _label_delay(self, written: dict[str, Any]) -> str | None:
         text = self._value(written, "label_delay", str, "a duration such as 7d, 12h or 30m")
@@ -374,7 +383,7 @@ class _Reader:
             self._note(f"{path}.format", f"expected {_KEYS['format'].expected} ({said})")
             return
         if row != ("TIMESTAMP",) and source.time_zone is not None:
-            self._note(f"{path}.time_zone", "not together with a format that has %z or %Z")
+            self._note(f"{path}.time_zone", "not with a format that has %z or %Z")
 
     def _table(self, written: dict[str, Any], key: str) -> dict[str, Any]:
         return self._value(written, key, dict[str, Any], f"a table, [{key}]") or {}

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.training.datasets.support import HEADER, line, text
+from tests.training.datasets.support import HEADER, PAYSIM_HEADER, PAYSIM_ROWS, line, text
 
 LINES = [line(n, created_at=f"2026-01-01T00:00:{n % 60:02}Z") for n in range(300)]
 
@@ -42,3 +42,12 @@ def test_tells_contents_apart(importing, change):
     if change == "null":
         header, changed = HEADER + ",city", [row + ",Lyon" for row in changed]
     assert importing(text(*changed, header=header)).fingerprint != one
+
+
+def test_stays_what_it_was(importing):
+    """Runs and their reports name it: a newer version must give the same."""
+    first = importing(text(*LINES)).fingerprint
+    assert first == "de7db03356c923abacdec3162225535e0d2e5bea001e3cc6d10f2f215a96723e"
+    importing.again()
+    second = importing(text(*PAYSIM_ROWS, header=PAYSIM_HEADER), mapping="paysim").fingerprint
+    assert second == "f7e20ae0d7a6b8c30af8da2dcd08438c2c437104701a19ac87e1c3439a2ee4cf"

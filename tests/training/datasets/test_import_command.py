@@ -8,9 +8,11 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from tests.training.datasets.support import PAYSIM_HEADER, PAYSIM_ROWS, line, text
+from training.management.commands.import_dataset import Command
 from training.models import Dataset
 from training.pipeline.simulate import simulate
 
+CARD = Path(__file__).parents[1] / "data" / "card.toml"
 pytestmark = pytest.mark.django_db
 
 
@@ -64,3 +66,49 @@ def test_a_start_for_counted_hours(tmp_path):
     path.write_bytes(text(*PAYSIM_ROWS, header=PAYSIM_HEADER))
     call_command("import_dataset", "p", str(path), "--preset", "paysim", "--start", "2025-05-01")
     assert Dataset.objects.get().first_at == datetime(2025, 5, 1, tzinfo=UTC)
+
+
+def test_a_mapping_of_ones_own(tmp_path, capsys):
+    path = tmp_path / "cards.csv"
+    path.write_text(
+        "trans_num,trans_date_trans_time,cc_num,merchant,category,amt,is_fraud,age\n"
+        "a,2026-01-01 10:00:00,4000,shop,food,12.5,0,40\n"
+    )
+    mapping = tmp_path / "card.toml"
+    mapping.write_text(
+        CARD.read_text() + '[attributes]\nage = { column = "age", kind = "number" }\n'
+    )
+    call_command("import_dataset", "cards", str(path), "--mapping", str(mapping))
+    dataset = Dataset.objects.get()
+    assert (dataset.preset, dataset.rows) == ("mapping file", 1)
+    assert dataset.summary["mapping"] == mapping.read_text()
+    assert dataset.summary["label_delay"] == "7d"
+    assert dataset.summary["attributes"] == {"age": "number"}
+    assert "Attributes: age." in capsys.readouterr().out
+
+
+def test_a_faulty_mapping_imports_nothing(tmp_path):
+    path = tmp_path / "cards.csv"
+    path.write_bytes(text(line(1)))
+    mapping = tmp_path / "mine.toml"
+    mapping.write_text('[columns]\namount = { colum = "amt" }\n')
+    with pytest.raises(CommandError, match=r"columns\.amount\.colum: not a key here") as told:
+        call_command("import_dataset", "cards", str(path), "--mapping", str(mapping))
+    assert "columns.is_fraud: missing" in str(told.value)
+    assert not Dataset.objects.exists()
+
+
+def test_lists_the_presets(capsys):
+    with pytest.raises(SystemExit) as ended:
+        Command().create_parser("manage.py", "import_dataset").parse_args(["--preset"])
+    assert ended.value.code == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert [entry.split()[0] for entry in listed] == ["canonical", "credit-card", "paysim"]
+    assert "Sparkov" in listed[1]
+
+
+def test_a_preset_and_a_mapping_exclude_each_other(tmp_path):
+    with pytest.raises(CommandError, match="not allowed with"):
+        call_command(
+            "import_dataset", "x", "f.csv", "--preset", "paysim", "--mapping", str(tmp_path / "m")
+        )

@@ -9,22 +9,52 @@ from deployments.management.base import SentinelleCommand, ShownProgress
 from training import services
 from training.management.commands.simulate import parse_date
 from training.models import Dataset
-from training.pipeline.presets import preset_names
+from training.pipeline.presets import load_preset, preset_names
+
+
+class _PresetOrList(argparse.Action):
+    """Takes a preset's name; given none, lists the presets and ends the command."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,  # noqa: ARG002
+    ) -> None:
+        if values is None:
+            for name in preset_names():
+                print(f"{name:<12} {load_preset(name).description}")
+            parser.exit()
+        setattr(namespace, self.dest, values)
 
 
 class Command(SentinelleCommand):
     help = "Import CSV (also gzipped) or Parquet files as a data set that models are trained on."
     examples = """Examples:
-  manage.py import_dataset demo demo.csv --preset canonical
+  manage.py import_dataset demo demo.csv
   manage.py import_dataset paysim paysim.csv.gz --preset paysim --start 2026-01-01
+  manage.py import_dataset cards cards.csv --mapping card.toml
   manage.py import_dataset march part-1.csv.gz part-2.csv.gz --on-bad-rows skip
 
-A data set is imported whole or not at all. docs/datasets.md describes the columns."""
+A data set is imported whole or not at all. A mapping file says what the columns of your file are;
+inspect_dataset proposes one, docs/datasets.md describes them."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("name", help="the name of the new data set")
         parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
-        parser.add_argument("--preset", choices=preset_names(), default="canonical")
+        how = parser.add_mutually_exclusive_group()
+        how.add_argument(
+            "--preset",
+            nargs="?",
+            choices=preset_names(),
+            action=_PresetOrList,
+            default="canonical",
+            help="a mapping that ships with Sentinelle (canonical); without a name, lists them",
+        )
+        how.add_argument(
+            "--mapping", type=Path, metavar="FILE", help="a mapping of your own, in TOML"
+        )
         parser.add_argument(
             "--on-bad-rows",
             choices=("stop", "skip"),
@@ -32,7 +62,7 @@ A data set is imported whole or not at all. docs/datasets.md describes the colum
             help="stop: import nothing if a row is bad (the default); skip: leave bad rows out",
         )
         parser.add_argument(
-            "--start", type=parse_date, help="when a preset counts hours: the first one, in UTC"
+            "--start", type=parse_date, help="when a mapping counts hours: the first one, in UTC"
         )
 
     def handle(self, **options: Any) -> None:
@@ -47,6 +77,7 @@ A data set is imported whole or not at all. docs/datasets.md describes the colum
                 name=name,
                 files=files,
                 preset=options["preset"],
+                mapping=options["mapping"],
                 on_bad_rows=options["on_bad_rows"],
                 start=start,
                 progress=shown,
@@ -64,6 +95,8 @@ A data set is imported whole or not at all. docs/datasets.md describes the colum
                 f"fingerprint {dataset.fingerprint[:12]}."
             )
         )
+        if summary["attributes"]:
+            self.stdout.write(f"Attributes: {', '.join(summary['attributes'])}.")
         if summary["ignored_columns"]:
             self.stdout.write(f"Columns left out: {', '.join(summary['ignored_columns'])}.")
         if dataset.rejected:
