@@ -30,7 +30,7 @@ from engine.features.live import (
     next_incoming,
     windows_to_seek,
 )
-from engine.features.replay import NEVER, replay
+from engine.features.replay import NEVER, Past, replay
 from tests.engine.oracle import DAY, HOUR, MINUTE, Row, Value
 
 START = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z, a Thursday
@@ -47,18 +47,28 @@ def replayed(
 ) -> np.ndarray:
     """What training computes for `rows`, or for `only` some of them."""
     return replay(
-        *(
-            np.array([getattr(row, name) for row in rows], dtype=np.int64)
-            for name in ("created_at", "amount", "source", "destination", "country")
-        ),
-        failed_visible_from=_visible_from(rows, "failed_from"),
-        fraud_visible_from=_visible_from(rows, "fraud_from"),
-        blocked=np.array([row.blocked for row in rows], dtype=bool),
+        **_columns(rows),
         label_delay=label_delay,
         rows=None if only is None else np.array(only, dtype=np.int64),
         threads=threads,
         plan=plan,
     )
+
+
+def past_of(rows: Sequence[Row]) -> Past:
+    """What `replayed` computes the features from."""
+    return Past(**_columns(rows))
+
+
+def _columns(rows: Sequence[Row]) -> dict[str, np.ndarray]:
+    names = ("created_at", "amount", "source", "destination", "country")
+    numbers = {n: np.array([getattr(row, n) for row in rows], dtype=np.int64) for n in names}
+    return {
+        **numbers,
+        "failed_visible_from": _visible_from(rows, "failed_from"),
+        "fraud_visible_from": _visible_from(rows, "fraud_from"),
+        "blocked": np.array([row.blocked for row in rows], dtype=bool),
+    }
 
 
 def _visible_from(rows: Sequence[Row], name: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 
@@ -10,6 +11,7 @@ from tests.engine.feature_cases import (
     assert_matches,
     eventful_rows,
     histories,
+    past_of,
     replayed,
     served,
 )
@@ -88,6 +90,13 @@ def test_the_result_does_not_depend_on_the_number_of_threads() -> None:
     once = replayed(rows, threads=1)
     assert replayed(rows, threads=2).tobytes() == once.tobytes()
     assert replayed(rows, threads=7).tobytes() == once.tobytes()
+
+
+def test_a_past_is_asked_part_by_part() -> None:
+    rows = eventful_rows(3_000, seed=6)
+    past = past_of(rows)
+    parts = [past.features(np.arange(start, start + 1_000)) for start in (0, 1_000, 2_000)]
+    assert np.concatenate(parts).tobytes() == replayed(rows).tobytes() == past.features().tobytes()
 
 
 def test_amounts_add_up_exactly_beyond_the_precision_of_floats() -> None:
