@@ -68,6 +68,12 @@ class InvalidDataset(SentinelleError):
     code = "INVALID_DATASET"
 
 
+class InvalidLabels(SentinelleError):
+    """A file of labels can't be imported; the detail says what is wrong with it."""
+
+    code = "INVALID_LABELS"
+
+
 class ObjectMissing(SentinelleError):
     """The object store has no object of that name."""
 

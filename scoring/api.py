@@ -1,7 +1,7 @@
 """The HTTP door: translate in, one call, translate out. The contract is docs/api.md."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from django.conf import settings
@@ -19,7 +19,8 @@ from rest_framework.views import APIView
 
 from deployments.models import Scope
 from scoring import services
-from scoring.authentication import ApiKeyAuthentication, HasScope, KeyRateThrottle
+from scoring.authentication import ApiKeyAuthentication, Caller, HasScope, KeyRateThrottle
+from scoring.labels import decode_labels, labels_record
 from scoring.live_model import live_model
 
 JSON = "application/json"
@@ -105,6 +106,19 @@ class OutcomesView(JsonView):
     def post(self, request: Request) -> HttpResponse:
         """Answer how many reports were new."""
         receipt = services.outcomes_record(self.body(request._request), timezone.now())
+        return self.answer(receipt._asdict())
+
+
+class LabelsView(JsonView):
+    """`POST /labels`: whether transactions were fraud."""
+
+    required_scope = Scope.LABELS.value
+
+    def post(self, request: Request) -> HttpResponse:
+        """Answer how many labels were new, and which transactions are unknown."""
+        reports = decode_labels(self.body(request._request))
+        caller = cast(Caller, request.user)
+        receipt = labels_record(reports, stated_by=caller.name, now=timezone.now())
         return self.answer(receipt._asdict())
 
 

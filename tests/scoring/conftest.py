@@ -35,6 +35,10 @@ class Api:
         """POST /outcomes."""
         return self.post("/outcomes", body)
 
+    def labels(self, body: Any) -> Any:
+        """POST /labels."""
+        return self.post("/labels", body)
+
     def health(self) -> Any:
         """GET /health, without a key."""
         return self._client.get("/health")
@@ -68,6 +72,7 @@ def champion(registry: None) -> Any:
 
 @pytest.fixture
 def api(champion: Any) -> Api:
-    """A caller that may score, of a server that has a champion."""
-    _, key = services.api_key_create(name="test", scopes=["score"], created_by="test")
+    """A caller that may score and label, of a server that has a champion."""
+    scopes = ["score", "labels"]
+    _, key = services.api_key_create(name="test", scopes=scopes, created_by="test")
     return Api(key)

@@ -1,0 +1,135 @@
+"""Importing files of labels, in chunks."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+
+from engine.errors import FieldError, InvalidLabels
+from scoring.label_files import COLUMNS, LabelFile, LabelRow
+from scoring.labels import labels_record, time_faults
+from scoring.reports import MAX_REPORTS
+
+SHOWN = 10
+"""How many bad rows are named one by one."""
+
+Clock = Callable[[], datetime]
+Progress = Callable[[str, float], None]
+"""Called with what is being done and the share of the whole that is, 0 to 1."""
+
+
+@dataclass
+class Imported:
+    """What came of files: how many labels were new, how many had been received before, the ids of
+    transactions that were never scored here, rows and columns that were left out."""
+
+    recorded: int = 0
+    repeated: int = 0
+    unknown: dict[str, None] = field(default_factory=dict)
+    bad_rows: list[LabelRow] = field(default_factory=list)
+    ignored_columns: list[str] = field(default_factory=list)
+
+
+def labels_import(
+    paths: Sequence[Path],
+    *,
+    stated_by: str,
+    clock: Clock,
+    progress: Progress,
+    source: str | None = None,
+    on_bad_rows: str = "stop",
+) -> Imported:
+    """Record the labels of files, in their order, 1,000 at a time.
+
+    What interrupts it leaves what was recorded until then; the same files again count that as
+    repeated, so nothing is lost or doubled.
+
+    Args:
+        stated_by: the user's name.
+        clock: tells when each chunk is received.
+        progress: see `Progress`.
+        source: of rows that name none.
+        on_bad_rows: `stop` looks through all files first, and records nothing if a row is bad or
+            a column unknown; `skip` leaves them out.
+
+    Raises:
+        InvalidLabels: a file can't be read, lacks a column, or has something bad in it.
+    """
+    files = [LabelFile(path, source=source) for path in paths]
+    result = Imported(ignored_columns=[name for file in files for name in file.ignored])
+    strict = on_bad_rows == "stop"
+    if strict:
+        _refuse_columns(result)
+        for rows in _chunks(files, "checking", (0.0, 0.2), clock, progress):
+            result.bad_rows += [row for row in rows if row.fault]
+        _refuse_rows(result)
+    for rows in _chunks(files, "recording", (0.2 if strict else 0.0, 1.0), clock, progress):
+        result.bad_rows += [row for row in rows if row.fault]
+        if strict:  # a transaction made later than its label may have been scored meanwhile
+            _refuse_rows(result)
+        reports = [row.report for row in rows if row.report is not None]
+        receipt = labels_record(reports, stated_by=stated_by, now=clock())
+        result.recorded += receipt.recorded
+        result.repeated += receipt.repeated
+        result.unknown |= dict.fromkeys(receipt.unknown)
+    return result
+
+
+def listed(bad_rows: Sequence[LabelRow]) -> str:
+    """The first bad rows, a line for each; when there are more, also how many have which fault."""
+    lines = [f"  {row.file}, line {row.line}: {row.fault}" for row in bad_rows[:SHOWN]]
+    if len(bad_rows) > SHOWN:
+        lines.append(f"  … and {len(bad_rows) - SHOWN:,} more. All of them by fault:")
+        counts = Counter(row.fault for row in bad_rows).most_common(SHOWN)
+        lines += [f"  {count:>9,}  {fault}" for fault, count in counts]
+    return "\n".join(lines)
+
+
+def _chunks(
+    files: Sequence[LabelFile],
+    step: str,
+    share: tuple[float, float],
+    clock: Clock,
+    progress: Progress,
+) -> Iterator[list[LabelRow]]:
+    """The rows of all files, at most 1,000 at a time, those with an impossible time named bad."""
+    total = sum(file.size for file in files)
+    before, (begin, end) = 0, share
+    for file in files:
+        rows = file.rows()
+        while chunk := list(islice(rows, MAX_REPORTS)):
+            yield _with_times_checked(chunk, clock())
+            part = (before + file.position()) / total
+            progress(f"{step} {file.name}", begin + (end - begin) * part)
+        before += file.size
+
+
+def _with_times_checked(rows: list[LabelRow], now: datetime) -> list[LabelRow]:
+    good = [row for row in rows if row.report is not None]
+    faults = time_faults([row.report for row in good if row.report is not None], now)
+    bad = {good[at].line: f"known_at: {fault}" for at, fault in faults.items()}
+    return [
+        row._replace(report=None, fault=bad[row.line]) if row.line in bad else row for row in rows
+    ]
+
+
+def _refuse_columns(result: Imported) -> None:
+    if result.ignored_columns:
+        raise InvalidLabels(
+            f"Unknown columns: {', '.join(result.ignored_columns)}. Those that are read: "
+            f"{', '.join(COLUMNS)}. To leave the others out: --on-bad-rows skip"
+        )
+
+
+def _refuse_rows(result: Imported) -> None:
+    bad = result.bad_rows
+    if not bad:
+        return
+    rows = "1 bad row" if len(bad) == 1 else f"{len(bad):,} bad rows"
+    done = f"only {result.recorded:,} labels were" if result.recorded else "nothing was"
+    raise InvalidLabels(
+        f"{rows}, so {done} imported.\n{listed(bad)}\nTo import the others: --on-bad-rows skip",
+        [FieldError(f"{row.file}:{row.line}", row.fault) for row in bad[:SHOWN]],
+    )

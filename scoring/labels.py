@@ -1,0 +1,278 @@
+"""Labels: statements that a transaction was fraud or legitimate, and what history sees of them.
+
+A statement is kept as it was received, about a known transaction or not, and the last one about a
+transaction counts. While that is fraud, the transaction is in the fraud timelines of its two
+wallets (`ConfirmedFraud`), which later transactions read. The timelines change under the locks of
+the wallets, by SQL that both databases understand.
+"""
+
+# ruff: noqa: S608 (statements are put together from constants; values are always parameters)
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Annotated, Literal, NamedTuple, Self, TypeAlias
+
+import msgspec
+from django.conf import settings
+from django.db import connection, transaction
+from django.db.backends.utils import CursorWrapper
+from msgspec import Meta
+from msgspec.structs import force_setattr
+
+from engine.errors import FieldError
+from engine.transaction import Identifier, ShortText, Timestamp, invalid_request
+from scoring import history
+from scoring.models import Attempt, Label, Verdict
+from scoring.reports import Decoder, in_utc
+
+FRAUD = Verdict.FRAUD.value
+
+Note = Annotated[
+    str,
+    Meta(
+        pattern=r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]{0,1000}\Z",
+        description="a string of at most 1000 characters, no control characters but line breaks",
+    ),
+]
+
+
+class LabelReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What is stated about one transaction."""
+
+    transaction_id: Identifier
+    label: Annotated[Literal["fraud", "legitimate"], Meta(description="fraud or legitimate")]
+    known_at: Timestamp
+    source: ShortText | None = None
+    note: Note | None = None
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "known_at", in_utc(self.known_at))
+
+
+class Receipt(NamedTuple):
+    """What came of labels: how many were new, how many had been received before, and the ids of
+    the transactions that were never scored here, in the order of the request."""
+
+    recorded: int
+    repeated: int
+    unknown: list[str]
+
+
+_DECODER = Decoder(LabelReport, "labels")
+
+
+def decode_labels(body: bytes) -> list[LabelReport]:
+    """Decode the body of `POST /labels`; raises InvalidRequest naming every faulty field."""
+    return _DECODER.decode(body)
+
+
+def labels_record(reports: Sequence[LabelReport], *, stated_by: str, now: datetime) -> Receipt:
+    """Keep labels, all of them or none; features of transactions scored later see them.
+
+    A statement that was received before, the same in every field, changes nothing: not even when
+    another one has come since, so a file or a request can safely be sent again. Labels of unknown
+    transactions are kept, and `attach` finds them when their transaction comes.
+
+    Args:
+        stated_by: the name of the key or of the user.
+        now: when they were received.
+
+    Raises:
+        InvalidRequest: labels that `time_faults` finds; `errors` names each.
+    """
+    ids = {report.transaction_id for report in reports}
+    while True:
+        with transaction.atomic(durable=True):
+            scored = _scored(ids)
+            history.lock(_wallets(scored.values()), ids - scored.keys())
+            # One that was scored between the look and the lock has wallets that are not locked.
+            if connection.vendor == "sqlite" or len(_scored(ids)) == len(scored):
+                return _record(reports, scored, stated_by, now)
+
+
+def time_faults(reports: Sequence[LabelReport], now: datetime) -> dict[int, str]:
+    """What is wrong with the times of labels, by their index: those that became known later than
+    now, beyond the clock difference that is allowed, or before their transaction was made."""
+    return _time_faults(reports, _scored({report.transaction_id for report in reports}), now)
+
+
+def _time_faults(
+    reports: Sequence[LabelReport], scored: "dict[str, _Scored]", now: datetime
+) -> dict[int, str]:
+    latest = now + timedelta(seconds=settings.MAX_CLOCK_AHEAD_SECONDS)
+    faults = {}
+    for at, report in enumerate(reports):
+        known = scored.get(report.transaction_id)
+        if report.known_at > latest:
+            faults[at] = f"later than {now.isoformat()}, the server's clock"
+        elif known and known.created_at and report.known_at < known.created_at:
+            faults[at] = f"before the transaction was made, {known.created_at.isoformat()}"
+    return faults
+
+
+class _Scored(NamedTuple):
+    """A transaction that was scored here; `created_at` is None for what was only loaded."""
+
+    attempt_id: int
+    source_wallet_id: str
+    destination_wallet_id: str
+    created_at: datetime | None
+
+
+def _scored(ids: Collection[str]) -> dict[str, _Scored]:
+    """Those of the transactions that are known, by id."""
+    columns = ("source_wallet_id", "destination_wallet_id", "record__created_at")
+    found = Attempt.objects.filter(transaction_id__in=ids)
+    rows = found.values_list("transaction_id", "id", *columns)
+    return {transaction_id: _Scored(*rest) for transaction_id, *rest in rows}
+
+
+def _wallets(scored: Iterable[_Scored]) -> set[str]:
+    return {
+        wallet for each in scored for wallet in (each.source_wallet_id, each.destination_wallet_id)
+    }
+
+
+def _record(
+    reports: Sequence[LabelReport], scored: dict[str, _Scored], stated_by: str, now: datetime
+) -> Receipt:
+    """Record what is new, while nobody else can score or label these transactions."""
+    if faults := _time_faults(reports, scored, now):
+        raise invalid_request(
+            [FieldError(f"labels[{at}].known_at", fault) for at, fault in faults.items()]
+        )
+    statements = _statements({report.transaction_id for report in reports})
+    before = _frauds(statements)
+    fresh = _fresh(reports, statements)
+    Label.objects.bulk_create(
+        Label(transaction_id=each, **statement._asdict(), received_at=now, stated_by=stated_by)
+        for each, statement in fresh
+    )
+    after = _frauds(statements)
+    _change_timelines(
+        confirmed=[scored[each].attempt_id for each in after - before if each in scored],
+        withdrawn=[scored[each].attempt_id for each in before - after if each in scored],
+    )
+    unknown = dict.fromkeys(r.transaction_id for r in reports if r.transaction_id not in scored)
+    return Receipt(len(fresh), len(reports) - len(fresh), list(unknown))
+
+
+class _Statement(NamedTuple):
+    """What of a label makes it the same when it comes again."""
+
+    verdict: str
+    known_at: datetime
+    source: str
+    note: str
+
+    @classmethod
+    def of(cls, report: LabelReport) -> Self:
+        """The source in lower case, so that Chargeback is chargeback."""
+        source, note = report.source or "", report.note or ""
+        return cls(report.label, report.known_at, source.lower(), note)
+
+
+_Statements: TypeAlias = dict[str, dict[_Statement, None]]
+"""What was stated about each transaction, in the order of receipt; the last one counts."""
+
+
+def _statements(ids: Collection[str]) -> _Statements:
+    found: _Statements = {}
+    rows = Label.objects.filter(transaction_id__in=ids).order_by("id")
+    for transaction_id, *statement in rows.values_list("transaction_id", *_Statement._fields):
+        found.setdefault(transaction_id, {})[_Statement(*statement)] = None
+    return found
+
+
+def _fresh(reports: Sequence[LabelReport], statements: _Statements) -> list[tuple[str, _Statement]]:
+    """The statements that are new, by transaction id; they are added to `statements`."""
+    fresh = []
+    for report in reports:
+        made, statement = statements.setdefault(report.transaction_id, {}), _Statement.of(report)
+        if statement not in made:
+            made[statement] = None
+            fresh.append((report.transaction_id, statement))
+    return fresh
+
+
+def _frauds(statements: _Statements) -> set[str]:
+    return {each for each, made in statements.items() if next(reversed(made)).verdict == FRAUD}
+
+
+# --- The timelines of confirmed frauds ------------------------------------------------------
+
+
+def attach(attempts: Collection[int]) -> None:
+    """Put those of new attempts into the timelines whose label, fraud, came before them.
+
+    Inside the database transaction that wrote the attempts, their wallets and ids locked.
+    """
+    with connection.cursor() as cursor:
+        _execute(cursor, _LABELLED_FRAUD, attempts)
+        confirmed = [row[0] for row in cursor.fetchall()]
+    _change_timelines(confirmed=confirmed, withdrawn=[])
+
+
+def _change_timelines(*, confirmed: Collection[int], withdrawn: Collection[int]) -> None:
+    """Put attempts into the timelines, take others out, and count again from the first change."""
+    with connection.cursor() as cursor:
+        if confirmed:
+            _execute(cursor, _CONFIRM, confirmed)
+        if withdrawn:
+            _execute(cursor, _WITHDRAW, withdrawn)
+        if confirmed or withdrawn:
+            _execute(cursor, _COUNT, [*confirmed, *withdrawn])
+
+
+def _execute(cursor: CursorWrapper, statement: str, attempts: Collection[int]) -> None:
+    """Run a statement whose `{these}` are attempts, in one parameter however many they are."""
+    value: str | list[int]
+    if connection.vendor == "sqlite":
+        these, value = "IN (SELECT value FROM json_each(%s))", json.dumps(list(attempts))
+    else:
+        these, value = "= ANY(%s::bigint[])", list(attempts)
+    cursor.execute(statement.format(these=these), [value] * statement.count("{these}"))
+
+
+_LABELLED_FRAUD = """
+SELECT a.id FROM scoring_attempt a WHERE a.id {these} AND 'fraud' = (
+    SELECT verdict FROM scoring_label l WHERE l.transaction_id = a.transaction_id
+    ORDER BY l.id DESC LIMIT 1)
+"""
+# The places of attempts in the timelines of their two wallets.
+_PLACES = """
+SELECT 'source' AS side, source_wallet_id AS wallet_id, source_time AS time, id AS attempt_id
+FROM scoring_attempt WHERE id {these}
+UNION ALL
+SELECT 'destination', destination_wallet_id, destination_time, id
+FROM scoring_attempt WHERE id {these}
+"""
+_CONFIRM = f"""
+INSERT INTO scoring_confirmedfraud (side, wallet_id, time, attempt_id, total)
+SELECT side, wallet_id, time, attempt_id, 0 FROM ({_PLACES}) places
+"""
+_WITHDRAW = "DELETE FROM scoring_confirmedfraud WHERE attempt_id {these}"
+# A timeline's times never fall as its attempts' ids rise, so the two minima are one place.
+_COUNT = f"""
+WITH changed AS MATERIALIZED (
+    SELECT side, wallet_id, min(time) AS time, min(attempt_id) AS attempt_id
+    FROM ({_PLACES}) places GROUP BY side, wallet_id
+), start AS MATERIALIZED (
+    SELECT changed.*, coalesce((
+        SELECT total FROM scoring_confirmedfraud f
+        WHERE f.side = changed.side AND f.wallet_id = changed.wallet_id
+            AND (f.time, f.attempt_id) < (changed.time, changed.attempt_id)
+        ORDER BY f.time DESC, f.attempt_id DESC LIMIT 1), 0) AS total
+    FROM changed
+), counted AS (
+    SELECT f.id, start.total + row_number() OVER (
+        PARTITION BY f.side, f.wallet_id ORDER BY f.time, f.attempt_id) AS total
+    FROM start JOIN scoring_confirmedfraud f
+        ON f.side = start.side AND f.wallet_id = start.wallet_id
+        AND (f.time, f.attempt_id) >= (start.time, start.attempt_id)
+)
+UPDATE scoring_confirmedfraud SET total = counted.total
+FROM counted WHERE counted.id = scoring_confirmedfraud.id
+    AND counted.total <> scoring_confirmedfraud.total
+"""
