@@ -2,17 +2,23 @@
 
 import tomllib
 
-from django.db.models import Q, QuerySet, TextField
+from django.db.models import Exists, OuterRef, Q, QuerySet, Subquery, TextField
 from django.db.models.functions import Cast
 
 from deployments.models import RuleSet
 from engine.scorer import ANOMALY_HIGH, SUPERVISED_HIGH
-from scoring.models import Attempt, ScoreRecord
+from scoring.models import Attempt, ConfirmedFraud, Label, ScoreRecord, Side, Verdict
 
 SEARCH_LIMIT = 1_000
 """How many of a wallet's latest transactions a search finds: a shop may have millions."""
 
+RECENT_LABELS = 10_000
+"""How many of the latest labels are looked through for their sources."""
+
+NO_LABEL = "none"
+
 Records = QuerySet[ScoreRecord]
+Labels = QuerySet[Label]
 
 
 def records_found(records: Records, term: str) -> Records:
@@ -39,3 +45,57 @@ def known_reasons() -> list[str]:
     sources = RuleSet.objects.values_list("source", flat=True)
     rules = [rule for source in sources for rule in tomllib.loads(source).get("rule", [])]
     return [*sorted({rule["reason"] for rule in rules}), SUPERVISED_HIGH, ANOMALY_HIGH]
+
+
+def records_with_their_labels(records: Records) -> Records:
+    """The same, each with its `verdict`: that of the last label received, None without one."""
+    labels = Label.objects.filter(transaction_id=OuterRef("attempt__transaction_id"))
+    return records.annotate(verdict=Subquery(labels.order_by("-id").values("verdict")[:1]))
+
+
+def records_with_label(records: Records, label: str) -> Records:
+    """Those whose last label is this verdict, or that have none (NO_LABEL)."""
+    frauds = ConfirmedFraud.objects.filter(side=Side.SOURCE).values("attempt")
+    labelled = Exists(Label.objects.filter(transaction_id=OuterRef("attempt__transaction_id")))
+    if label == Verdict.FRAUD:
+        return records.filter(pk__in=frauds)
+    if label == Verdict.LEGITIMATE:
+        return records.filter(labelled).exclude(pk__in=frauds)
+    return records.filter(~labelled)
+
+
+def labels_of(transaction_id: str) -> Labels:
+    """What was stated about a transaction, the last received first: that one counts."""
+    return Label.objects.filter(transaction_id=transaction_id).order_by("-id")
+
+
+def labels_with_their_transactions(labels: Labels) -> Labels:
+    """The same, each with `latest_id` of its transaction's labels, whether the transaction
+    `is_known` here, and `record_id` of its decision, None where none was made."""
+    same = Label.objects.filter(transaction_id=OuterRef("transaction_id"))
+    attempts = Attempt.objects.filter(transaction_id=OuterRef("transaction_id"))
+    return labels.annotate(
+        latest_id=Subquery(same.order_by("-id").values("id")[:1]),
+        is_known=Exists(attempts),
+        record_id=Subquery(attempts.values("record")[:1]),
+    )
+
+
+def labels_that_count(labels: Labels, counting: bool) -> Labels:
+    """Those that are the last received of their transactions, or those that are not."""
+    later = Exists(
+        Label.objects.filter(transaction_id=OuterRef("transaction_id"), id__gt=OuterRef("id"))
+    )
+    return labels.filter(~later if counting else later)
+
+
+def labels_of_known(labels: Labels, known: bool) -> Labels:
+    """Those of transactions that are known here, or of the others."""
+    attempt = Exists(Attempt.objects.filter(transaction_id=OuterRef("transaction_id")))
+    return labels.filter(attempt if known else ~attempt)
+
+
+def recent_sources() -> list[str]:
+    """The sources of the latest labels, sorted."""
+    latest = Label.objects.order_by("-id").values_list("source", flat=True)[:RECENT_LABELS]
+    return sorted({source for source in latest if source})

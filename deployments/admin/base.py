@@ -89,9 +89,8 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             "is_popup": IS_POPUP_VAR in request.GET,
             **context,
         }
-        return TemplateResponse(
-            request, f"admin/deployments/{self.opts.model_name}/{template}.html", context
-        )
+        folder = f"admin/{self.opts.app_label}/{self.opts.model_name}"
+        return TemplateResponse(request, f"{folder}/{template}.html", context)
 
 
 class MadeByServiceMixin:

@@ -6,7 +6,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
-from scoring.admin import CappedPaginator
+from scoring.admin.base import CappedPaginator
 from scoring.models import ScoreRecord
 from tests import bundles
 from tests.scoring.conftest import Api
@@ -137,5 +137,5 @@ def test_nothing_can_be_added_changed_or_deleted(browser: Client, decisions: Api
 
 
 def test_counting_stops(decisions: Api, monkeypatch: Any) -> None:
-    monkeypatch.setattr("scoring.admin._COUNTED", 3)
+    monkeypatch.setattr("scoring.admin.base._COUNTED", 3)
     assert CappedPaginator(ScoreRecord.objects.all(), 2).count == 3
