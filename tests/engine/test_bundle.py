@@ -242,6 +242,14 @@ def test_a_version_of_protocol_1_is_read_as_it_was_written() -> None:
     assert bundle.policy.calibration == PiecewiseLinear((0.0, 0.3, 1.0), (0.0, 0.2, 1.0))
 
 
+def test_another_catalogue_of_protocol_1_is_refused(store: LocalStore) -> None:
+    source, prefix, digest = PROTOCOL_1
+    publish(source, prefix, store, PREFIX, digest)
+    other = rewrite_manifest(store, lambda m: m.update(catalogue_fingerprint="0" * 64))
+    with pytest.raises(InvalidBundle, match="other feature definitions"):
+        load_bundle(store, PREFIX, other)
+
+
 BURST = past(*((n * MINUTE, 9.0) for n in range(8, 0, -1)), to="wallet_009")
 
 
