@@ -45,11 +45,11 @@ def test_credentials_that_are_none(api: Api, header: str) -> None:
 
 def test_key_without_the_scope(champion: Any) -> None:
     _, key = services.api_key_create(name="r", scopes=["read", "train"], created_by="test")
-    for path in ("/score", "/outcomes"):
+    for path, scope in (("/score", "score"), ("/outcomes", "score"), ("/labels", "labels")):
         response = Api(key).post(path, request())
         assert response.status_code == 403
         assert response.json()["code"] == "FORBIDDEN"
-        assert "score" in response.json()["detail"]
+        assert f"“{scope}”" in response.json()["detail"]
 
 
 def test_keyword_in_any_case(api: Api) -> None:
@@ -78,9 +78,8 @@ def test_known_key_costs_no_query(api: Api, django_assert_num_queries: Any) -> N
     key_cache.clear()
     for queries in (1, 0):
         with django_assert_num_queries(queries):
-            assert authentication._caller(api.key, authentication._caller_of_key).scopes == {
-                "score"
-            }
+            caller = authentication._caller(api.key, authentication._caller_of_key)
+            assert caller.scopes == {"score", "labels"}
 
 
 def test_cache_is_bounded(monkeypatch: Any) -> None:
