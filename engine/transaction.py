@@ -70,11 +70,11 @@ AttributeName = Annotated[
 ]
 AttributeValue = Annotated[
     bool
-    | Annotated[float, Meta(ge=-1e18, le=1e18)]
+    | Annotated[float, Meta(ge=-1e15, le=1e15)]
     | Annotated[str, Meta(pattern=_TEXT % 64)]
     | None,
     Meta(
-        description="a finite number from -1e18 to 1e18, a boolean, a string of 1 to 64 "
+        description="a finite number from -1e15 to 1e15, a boolean, a string of 1 to 64 "
         "characters without control characters, or null"
     ),
 ]

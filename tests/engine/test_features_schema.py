@@ -237,7 +237,7 @@ row_fields = st.fixed_dictionaries(
         "source_balance": st.floats(-1e9, 1e9) | st.just(math.nan),
         "attributes": st.fixed_dictionaries(
             {
-                "age": st.none() | st.floats(-1e18, 1e18),
+                "age": st.none() | st.floats(-1e15, 1e15),
                 "mcc": st.none() | st.sampled_from(("5411", "6011", "7995")),
                 "contactless": st.none() | st.booleans(),
                 "unread": st.just("x"),

@@ -371,7 +371,7 @@ def test_sixty_four_attributes_are_taken_and_not_one_more() -> None:
     assert found == {"transaction.attributes": "expected a JSON object of at most 64 attributes"}
 
 
-@pytest.mark.parametrize("value", [[], {}, "", "x" * 65, "a\nb", 1e19, -(10**30)])
+@pytest.mark.parametrize("value", [[], {}, "", "x" * 65, "a\nb", 1e16, -(10**30)])
 def test_an_attribute_of_no_kind_is_refused_at_its_name(value: Any) -> None:
     assert faulty_fields(
         {"transaction.attributes": {"fine": 1, "mcc": value, "other": value}, "context.user": 1}
