@@ -32,6 +32,12 @@ class InvalidRequest(SentinelleError):
     code = "INVALID_REQUEST"
 
 
+class BodyTooLarge(SentinelleError):
+    """The body of a request has more bytes than its address takes."""
+
+    code = "BODY_TOO_LARGE"
+
+
 class FutureTransaction(SentinelleError):
     """`created_at` is further ahead of the server's clock than is allowed."""
 
@@ -60,6 +66,12 @@ class InvalidBundle(SentinelleError):
     """A bundle is incomplete, was changed since it was written, or has an unknown protocol."""
 
     code = "INVALID_BUNDLE"
+
+
+class HistoryConflict(SentinelleError):
+    """Past transactions can't be added to history, because they would contradict what is there."""
+
+    code = "HISTORY_CONFLICT"
 
 
 class InvalidDataset(SentinelleError):

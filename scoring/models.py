@@ -21,6 +21,12 @@ class Attempt(ImmutableModel):
     destination_wallet_id = models.CharField(max_length=64)
     source_time = models.BigIntegerField(help_text="Place in the source wallet's timeline, µs")
     source_event = models.BinaryField(help_text="engine.features event with its running totals")
+    destination_time = models.BigIntegerField(
+        help_text="Place in the destination wallet's timeline, µs"
+    )
+    destination_event = models.BinaryField(
+        help_text="engine.features incoming event with its running totals"
+    )
 
     class Meta:
         default_permissions = ("view",)
@@ -30,6 +36,10 @@ class Attempt(ImmutableModel):
         ]
         indexes = [
             models.Index(fields=["source_wallet_id", "source_time", "id"], name="attempt_source"),
+            models.Index(
+                fields=["destination_wallet_id", "destination_time", "id"],
+                name="attempt_destination",
+            ),
         ]
 
     def __str__(self) -> str:

@@ -26,7 +26,7 @@ def records_found(records: Records, term: str) -> Records:
     found = set(Attempt.objects.filter(transaction_id=term).values_list("pk", flat=True))
     sides = {
         "source_wallet_id": ("-source_time", "-id"),
-        "destination_wallet_id": ("-id",),
+        "destination_wallet_id": ("-destination_time", "-id"),
     }
     for side, order in sides.items():
         latest = Attempt.objects.filter(Q((side, term))).order_by(*order)

@@ -1,6 +1,6 @@
 """What changes on the live path: a decision is made and kept, an outcome is received."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -12,11 +12,13 @@ from msgspec.structs import replace
 from engine.errors import (
     FieldError,
     FutureTransaction,
+    InvalidRequest,
     OutcomeConflict,
+    SentinelleError,
     TransactionConflict,
     UnknownTransaction,
 )
-from engine.features.live import History, effective_time, next_event
+from engine.features.live import History, effective_time, next_event, next_incoming
 from engine.policy import BLOCK
 from engine.scorer import Decision
 from engine.transaction import (
@@ -25,6 +27,7 @@ from engine.transaction import (
     Transaction,
     country_code,
     decode_score_request,
+    decode_score_requests,
     wallet_code,
 )
 from scoring import history
@@ -33,6 +36,10 @@ from scoring.models import Attempt, Outcome, OutcomeStatus
 from scoring.outcomes import OutcomeReport, decode_outcomes
 
 SUCCESS = OutcomeStatus.SUCCESS.value
+_BATCH_TURN = 20
+"""Transactions of a batch that share a turn: their locks stay below `history.MANY_LOCKS`, and
+nobody else waits long for a wallet of theirs."""
+
 _EMPTY_CONTEXT = Context()
 _ENCODER = msgspec.json.Encoder()
 
@@ -64,25 +71,79 @@ def score(body: bytes, now: datetime) -> Scored:
     transaction's, NoModel; nothing is kept then.
     """
     request = decode_score_request(body)
-    subject = request.transaction
-    if subject.created_at > now + timedelta(seconds=settings.MAX_CLOCK_AHEAD_SECONDS):
+    _check_clock(request.transaction, now)
+    live_model.serving()  # Without a model, no wallet is worth waiting for.
+    with history.open_turn([request.transaction]) as turn:
+        answer = _decide(request, turn, now)
+    return Scored(answer, is_replay=False) if answer else _replay(request.transaction)
+
+
+def score_batch(body: bytes, now: datetime) -> list[Scored | SentinelleError]:
+    """`score` of each transaction of a batch, in the order given: each sees those before it.
+
+    An item that `score` would have refused is answered with its error and does not touch the
+    others. Raises InvalidRequest for a body that is no batch, and NoModel.
+
+    A few items share a turn, and so a flush of the disk. When the database fails in between, those
+    of the turns before are kept, and asking again replays them.
+    """
+    live_model.serving()
+    items = decode_score_requests(body)
+    turns = (items[at : at + _BATCH_TURN] for at in range(0, len(items), _BATCH_TURN))
+    return [result for turn in turns for result in _score_together(turn, now)]
+
+
+def _score_together(
+    items: Sequence[ScoreRequest | InvalidRequest], now: datetime
+) -> Iterator[Scored | SentinelleError]:
+    """The results of some items of a batch, in one turn; each is durable when it is yielded."""
+    subjects = [item.transaction for item in items if isinstance(item, ScoreRequest)]
+    with history.open_turn(subjects) as turn:
+        results = [_decide_item(item, turn, now) for item in items]
+    for item, result in zip(items, results, strict=True):
+        yield _replay_item(item) if result is None else result
+
+
+def _decide_item(
+    item: ScoreRequest | InvalidRequest, turn: history.Turn, now: datetime
+) -> Scored | SentinelleError | None:
+    """The decision or the error of an item; None when it is refused or recorded already."""
+    if isinstance(item, InvalidRequest):
+        return None
+    try:
+        _check_clock(item.transaction, now)
+        answer = _decide(item, turn, now)
+    except (FutureTransaction, InvalidRequest) as error:
+        return error
+    return Scored(answer, is_replay=False) if answer else None
+
+
+def _replay_item(item: ScoreRequest | InvalidRequest) -> Scored | SentinelleError:
+    if isinstance(item, InvalidRequest):
+        return item
+    try:
+        return _replay(item.transaction)
+    except TransactionConflict as error:
+        return error
+
+
+def _check_clock(subject: Transaction, now: datetime) -> None:
+    ahead = timedelta(seconds=settings.MAX_CLOCK_AHEAD_SECONDS)
+    if subject.created_at > now + ahead:
         raise FutureTransaction(
-            f"created_at is more than {settings.MAX_CLOCK_AHEAD_SECONDS} s ahead of the server.",
+            f"created_at is more than {ahead.seconds} s ahead of the server.",
             [FieldError("transaction.created_at", f"later than {now.isoformat()}")],
         )
-    live_model.serving()  # Without a model, no wallet is worth waiting for.
-    with history.open_turn(subject) as turn:
-        if not turn.is_known:
-            return Scored(_decide(request, turn, now), is_replay=False)
-    return Scored(_replay(subject), is_replay=True)
 
 
-def _decide(request: ScoreRequest, turn: history.Turn, now: datetime) -> Answer:
-    """Score in the turn of the transaction's wallets, by what is live now."""
-    serving = live_model.serving()
-    past = turn.history()
-    decision = serving.scorer.score(request, past)
-    record = _record(request, past, decision, serving, now)
+def _decide(request: ScoreRequest, turn: history.Turn, now: datetime) -> Answer | None:
+    """Score in the turn of the transaction's wallets; None when its id was recorded before."""
+    found = _past(request.transaction, turn)
+    if found is None:
+        return None
+    serving, past = found
+    decision = serving.scorer.score(request, past.history)
+    record = _record(request, past.history, decision, serving, now)
     turn.write(record)
     return Answer(
         record.transaction_id,
@@ -96,15 +157,36 @@ def _decide(request: ScoreRequest, turn: history.Turn, now: datetime) -> Answer:
     )
 
 
-def _replay(subject: Transaction) -> Answer:
+def _past(subject: Transaction, turn: history.Turn) -> tuple[Serving, history.Past] | None:
+    """What is live now that the wallets are ours, and the past as it reads it.
+
+    A version with another label delay may have been promoted while they were waited for; then what
+    was read is not what it reads.
+    """
+    serving = live_model.serving()
+    while True:
+        past = turn.read(subject, serving.bundle.label_delay)
+        if past is None:
+            return None
+        before, serving = serving, live_model.serving()
+        if serving.bundle.label_delay == before.bundle.label_delay:
+            return serving, past
+
+
+def _replay(subject: Transaction) -> Scored:
     """The answer that was given to this transaction before."""
     stored = history.stored_decision(subject.transaction_id)
-    if stored is None or stored.digest != subject.digest():
+    if stored is None:
+        raise TransactionConflict(
+            f"“{subject.transaction_id}” was loaded as history: it was not decided here.",
+            [FieldError("transaction.transaction_id", "is one of the history's")],
+        )
+    if stored.digest != subject.digest():
         raise TransactionConflict(
             f"“{subject.transaction_id}” is the id of another transaction that was scored before.",
             [FieldError("transaction.transaction_id", "was used for another transaction")],
         )
-    return Answer(
+    answer = Answer(
         subject.transaction_id,
         stored.risk_score,
         stored.decision,
@@ -114,6 +196,7 @@ def _replay(subject: Transaction) -> Answer:
         stored.supervised_score,
         stored.unsupervised_score,
     )
+    return Scored(answer, is_replay=True)
 
 
 def _record(
@@ -132,6 +215,12 @@ def _record(
         country=country_code(subject.country),
         blocked=decision.decision == BLOCK,
     )
+    incoming = next_incoming(
+        past.incoming,
+        created_at_us=subject.created_at_us,
+        amount=subject.amount_units,
+        source=wallet_code(subject.source_wallet_id),
+    )
     as_stored = connection.ops.adapt_datetimefield_value
     return history.NewRecord(
         transaction_id=subject.transaction_id,
@@ -139,6 +228,8 @@ def _record(
         destination_wallet_id=subject.destination_wallet_id,
         source_time=effective_time(subject.created_at_us, past.events),
         source_event=event,
+        destination_time=effective_time(subject.created_at_us, past.incoming),
+        destination_event=incoming,
         digest=subject.digest(),
         # What was used of the features sent is in `features`; the rest is not ours to keep.
         transaction=_json(replace(subject, features=None) if subject.features else subject),

@@ -16,7 +16,8 @@ from psycopg.pq import TransactionStatus
 from engine.features.catalogue import CATALOGUE
 from engine.features.replay import NEVER, replay
 from engine.transaction import amount_to_units, country_code, wallet_code
-from scoring import history, services
+from scoring import services
+from scoring.history.postgresql import PostgreSQLTurn
 from scoring.live_model import live_model
 from scoring.models import Outcome, ScoreRecord
 from tests.scoring.conftest import Api
@@ -35,12 +36,12 @@ class Traffic:
         self.rows: list[dict[str, Any]] = []
         self.visible_from: dict[int, int] = {}
 
-    def send(self, source: str, created_at: datetime) -> None:
+    def send(self, source: str, created_at: datetime, destination: str = "") -> None:
         pick = self.random
         body = request(
             transaction_id=f"t{len(self.rows)}",
             source_wallet_id=source,
-            destination_wallet_id=f"payee_{pick.randrange(40)}",
+            destination_wallet_id=destination or f"payee_{pick.randrange(40)}",
             amount=pick.choice([0.1, 5.55, 20.0, 99.9999, 310.0]),
             country=pick.choice(["FR", "DE", None]),
             created_at=created_at.isoformat(),
@@ -121,6 +122,31 @@ def test_wallet_with_more_events_than_the_tail(scoring: None) -> None:
     assert last.features["src_tx_count_out_30d"] > 1_000
 
 
+def test_destination_with_more_events_than_the_tail(scoring: None) -> None:
+    """Likewise, also for the windows that end a label delay before a transaction."""
+    traffic = Traffic(seed=5)
+    for row in range(BUSY):
+        late = START + timedelta(days=40, seconds=50 * row)
+        at = START + timedelta(hours=16 * row) if row < 60 else late
+        traffic.send(f"payer_{traffic.random.randrange(90)}", at, "shop")
+    assert_live_equals_replay(traffic)
+    last = ScoreRecord.objects.order_by("attempt").last()
+    assert last is not None
+    assert last.features["dst_tx_count_in_30d"] > 1_000
+    assert last.features["dst_unique_sources_30d"] == 90
+
+
+def test_wallets_that_pay_each_other_and_themselves(scoring: None) -> None:
+    traffic = Traffic(seed=6)
+    time = START
+    for _ in range(60):
+        time += timedelta(seconds=traffic.random.choice([0, 60, 7_200]))
+        late = timedelta(seconds=traffic.random.choice([0, 0, 100_000]))
+        wallets = traffic.random.choices(["a", "b", "c"], k=2)
+        traffic.send(wallets[0], time - late, wallets[1])
+    assert_live_equals_replay(traffic)
+
+
 def test_failures_of_one_request_are_in_the_order_of_their_transactions(scoring: None) -> None:
     traffic = Traffic(seed=3)
     for hour in range(4):
@@ -160,8 +186,8 @@ class TestConnections:
     def test_wallet_that_is_held_too_long_is_503_and_leaves_no_open_transaction(
         self, api: Api, monkeypatch: Any
     ) -> None:
-        begin = history._PostgreSQL._BEGIN.replace(b"'5s'", b"'200ms'")
-        monkeypatch.setattr(history._PostgreSQL, "_BEGIN", begin)
+        begin = PostgreSQLTurn._BEGIN.replace(b"'5s'", b"'200ms'")
+        monkeypatch.setattr(PostgreSQLTurn, "_BEGIN", begin)
         other = connection.copy()
         try:
             with other.cursor() as cursor:

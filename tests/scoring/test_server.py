@@ -23,8 +23,8 @@ from django.db import connection
 
 from deployments import services
 from deployments.models import Alias, ApiKey, RegisteredModel
-from engine.features.kernel import COUNT
-from engine.features.live import decode_events
+from engine.features.kernel import COUNT, INCOMING_COUNT, TIME
+from engine.features.live import decode_events, decode_incoming
 from scoring.models import Attempt, Outcome, ScoreRecord
 from tests import bundles
 from tests.scoring.requests import request
@@ -62,19 +62,25 @@ def server(process: Server, champion: Any) -> Iterator[Server]:
 
 
 def assert_tables_are_consistent() -> None:
-    """Every attempt has its record, and each wallet counts 1, 2, 3, … in time's order."""
+    """Every attempt has its record, and each wallet counts 1, 2, 3, … in time's order, as a source
+    and as a destination."""
     attempts = list(Attempt.objects.order_by("id"))
     records = ScoreRecord.objects.values_list("attempt_id", flat=True)
     assert sorted(records) == [attempt.pk for attempt in attempts]
-    counts: Counter[str] = Counter()
-    times: dict[str, int] = {}
+    counts: Counter[tuple[str, str]] = Counter()
+    times: dict[tuple[str, str], int] = {}
     for attempt in attempts:
-        wallet = attempt.source_wallet_id
-        counts[wallet] += 1
-        (event,) = decode_events(bytes(attempt.source_event)).tolist()
-        assert event[COUNT] == counts[wallet]
-        assert attempt.source_time >= times.get(wallet, 0)
-        times[wallet] = attempt.source_time
+        source = decode_events(bytes(attempt.source_event))
+        destination = decode_incoming(bytes(attempt.destination_event))
+        for side, number, event_time in (
+            ("source", source[0, COUNT], source[0, TIME]),
+            ("destination", destination[0, INCOMING_COUNT], destination[0, TIME]),
+        ):
+            timeline = side, getattr(attempt, f"{side}_wallet_id")
+            counts[timeline] += 1
+            assert number == counts[timeline]
+            assert event_time == getattr(attempt, f"{side}_time") >= times.get(timeline, 0)
+            times[timeline] = event_time
 
 
 def test_parallel_requests_of_one_wallet_see_all_before_them(server: Server) -> None:
@@ -86,6 +92,16 @@ def test_parallel_requests_of_one_wallet_see_all_before_them(server: Server) -> 
     for before, record in enumerate(records):
         assert ("R9" in record.rules_fired) == (before >= 10)
         assert record.rule_score == (0.3 if before >= 20 else 0.2 if before >= 10 else 0.0)
+
+
+def test_parallel_requests_to_one_wallet_see_all_before_them(server: Server) -> None:
+    bodies = [request(source_wallet_id=f"payer_{n}") for n in range(50)]
+    assert statuses(in_parallel(50, lambda n: server.score(bodies[n]))) == [200] * 50
+    records = list(ScoreRecord.objects.order_by("attempt"))
+    for window in ("1h", "24h", "7d", "30d"):
+        for name in (f"dst_tx_count_in_{window}", f"dst_unique_sources_{window}"):
+            assert [record.features[name] for record in records] == list(range(50))
+    assert_tables_are_consistent()
 
 
 def test_opposite_transfers_never_wait_for_each_other(server: Server) -> None:
