@@ -1,12 +1,10 @@
 """The HTTP door: translate in, one call, translate out. The contract is docs/api.md."""
 
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import msgspec
-from django.conf import settings
-from django.core.exceptions import RequestDataTooBig
-from django.http import HttpRequest, HttpResponse, UnreadablePostError
+from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from gunicorn.http.errors import ParseException
 from rest_framework.exceptions import ParseError, UnsupportedMediaType
@@ -18,6 +16,7 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from deployments.models import Scope
+from engine.errors import BodyTooLarge, SentinelleError
 from scoring import services
 from scoring.authentication import ApiKeyAuthentication, Caller, HasScope, KeyRateThrottle
 from scoring.labels import decode_labels, labels_record
@@ -53,35 +52,29 @@ class JsonView(APIView):
     throttle_classes = [KeyRateThrottle]
     content_negotiation_class = OnlyJson
 
-    @staticmethod
-    def body(request: HttpRequest) -> bytes:
-        """The body; raises UnsupportedMediaType when it is not declared as JSON,
-        RequestDataTooBig, and ParseError when it ends early."""
+    max_body: ClassVar[int] = 1_000_000
+    """In bytes."""
+
+    def body(self, request: HttpRequest) -> bytes:
+        """The body; raises UnsupportedMediaType when it is not declared as JSON, BodyTooLarge, and
+        ParseError when it ends early."""
         if request.content_type != JSON:
             raise UnsupportedMediaType(request.content_type or "none")
+        # Django reads what Content-Length announces, which is nothing for a body sent in chunks.
+        in_chunks = "HTTP_TRANSFER_ENCODING" in request.META
+        stream = request.META["wsgi.input"] if in_chunks else request
         try:
-            if "HTTP_TRANSFER_ENCODING" in request.META:
-                return _chunked_body(request.META)
-            return request.body
-        except UnreadablePostError:
-            raise ParseError("The body ended early.") from None
+            body: bytes = stream.read(self.max_body + 1)
+        except (OSError, ParseException):
+            raise ParseError("The body ended early, or its chunks are malformed.") from None
+        if len(body) > self.max_body:
+            raise BodyTooLarge(f"The body is larger than {self.max_body:,} bytes.")
+        return body
 
     @staticmethod
     def answer(value: object, status: int = 200) -> HttpResponse:
         """A JSON answer."""
         return HttpResponse(_ENCODER.encode(value), content_type=JSON, status=status)
-
-
-def _chunked_body(meta: dict[str, Any]) -> bytes:
-    """A body sent in chunks: Django reads what Content-Length announces, which is nothing."""
-    limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
-    try:
-        body: bytes = meta["wsgi.input"].read(limit + 1)
-    except (OSError, ParseException):
-        raise ParseError("The body ended early, or its chunks are malformed.") from None
-    if len(body) > limit:
-        raise RequestDataTooBig
-    return body
 
 
 class ScoreView(JsonView):
@@ -96,6 +89,27 @@ class ScoreView(JsonView):
         if scored.is_replay:
             response["Idempotent-Replayed"] = "true"
         return response
+
+
+class ScoreBatchView(JsonView):
+    """`POST /score/batch`: decide up to 1,000 transactions, each on its own."""
+
+    required_scope = Scope.SCORE.value
+    max_body = 4_000_000
+
+    def post(self, request: Request) -> HttpResponse:
+        """Answer a decision or a problem for each, in the order given."""
+        results = services.score_batch(self.body(request._request), timezone.now())
+        KeyRateThrottle().charge(request.user, len(results) - 1)
+        return self.answer({"results": [self._result(result) for result in results]})
+
+    def _result(self, result: services.Scored | SentinelleError) -> dict[str, Any]:
+        if isinstance(result, SentinelleError):
+            handler = self.get_exception_handler()
+            response = handler(result, self.get_exception_handler_context())
+            return {"status": response.status_code, "error": response.data}
+        answered = {"status": 200, "answer": result.answer}
+        return answered | {"replayed": True} if result.is_replay else answered
 
 
 class OutcomesView(JsonView):

@@ -151,21 +151,29 @@ class KeyRateThrottle(BaseThrottle):
 
     def allow_request(self, request: Request, view: Any) -> bool:  # noqa: ARG002
         """Count the request and say whether it is within the limit."""
-        caller = request.user
-        if not settings.RATE_LIMIT or not isinstance(caller, Caller):
-            return True
-        limit, _, unit = settings.RATE_LIMIT.partition("/")
-        seconds = self._SECONDS[unit]
+        limit = settings.RATE_LIMIT.partition("/")[0]
+        return not limit or self._counted(request.user, 1) <= int(limit)
+
+    def charge(self, caller: object, more: int) -> None:
+        """Count a request that was let through as so many more: it was worth several."""
+        if settings.RATE_LIMIT and more:
+            self._counted(caller, more)
+
+    def _counted(self, caller: object, more: int) -> int:
+        """Count so many requests of a caller; returns how many there are in this window now."""
+        if not isinstance(caller, Caller):
+            return 0
+        seconds = self._SECONDS[settings.RATE_LIMIT.partition("/")[2]]
         now = time.time()
         window = int(now // seconds)
         self._wait: float = (window + 1) * seconds - now
         name = f"rate:{caller.key_id}:{window}"
         try:
             cache.add(name, 0, timeout=2 * seconds)
-            return bool(cache.incr(name) <= int(limit))
+            return int(cache.incr(name, more))
         except (RedisError, ValueError) as error:  # ValueError: evicted between the two
             logger.warning("The rate limit is not applied, the cache does not answer: %s", error)
-            return True
+            return 0
 
     def wait(self) -> float:
         """Seconds until the next window."""

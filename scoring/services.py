@@ -30,7 +30,7 @@ from engine.transaction import (
     decode_score_requests,
     wallet_code,
 )
-from scoring import history
+from scoring import history, labels
 from scoring.live_model import Serving, live_model
 from scoring.models import Attempt, Outcome, OutcomeStatus
 from scoring.outcomes import OutcomeReport, decode_outcomes
@@ -145,6 +145,8 @@ def _decide(request: ScoreRequest, turn: history.Turn, now: datetime) -> Answer 
     decision = serving.scorer.score(request, past.history)
     record = _record(request, past.history, decision, serving, now)
     turn.write(record)
+    if past.is_labelled:
+        labels.attach([turn.attempt_id(record.transaction_id)])
     return Answer(
         record.transaction_id,
         decision.risk_score,

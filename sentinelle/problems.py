@@ -4,8 +4,7 @@ import logging
 from http import HTTPStatus
 from typing import Any
 
-from django.conf import settings
-from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
+from django.core.exceptions import SuspiciousOperation
 from django.db import (
     DatabaseError,
     DataError,
@@ -77,9 +76,6 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | Non
     headers: dict[str, str] = {}
     if isinstance(exc, SentinelleError) and exc.code in STATUS_OF_CODE:
         body = problem(exc.code, exc.detail, exc.errors)
-    elif isinstance(exc, RequestDataTooBig):
-        limit = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
-        body = problem("BODY_TOO_LARGE", f"The body is larger than {limit:,} bytes.")
     elif isinstance(exc, exceptions.APIException):
         code = _CODE_OF_STATUS.get(exc.status_code, "INVALID_REQUEST")
         body = problem(code, _detail(exc))

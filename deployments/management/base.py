@@ -46,10 +46,11 @@ class ShownProgress:
         self._moving = bool(command.stdout.isatty())
         self._step = ""
 
-    def __call__(self, step: str, fraction: float) -> None:
-        """Show what is being done and the share of the whole that is, 0 to 1."""
+    def __call__(self, step: str, fraction: float, details: str = "") -> None:
+        """Show what is being done and the share of the whole that is, 0 to 1; on a terminal also
+        details, which may change at every call."""
         if self._moving:
-            self._out.write(f"\r\033[K{fraction:4.0%} {step}", ending="")
+            self._out.write(f"\r\033[K{fraction:4.0%} {step} {details}".rstrip(), ending="")
             self._out.flush()
         elif step != self._step:
             self._out.write(step)
