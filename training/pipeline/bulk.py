@@ -1,0 +1,223 @@
+"""Scoring a data set as the live path would have: transaction by transaction, in order of time.
+
+History begins empty at the data set's first row. The models' scores do not depend on what was
+decided before, so threads compute them ahead, while rules and decisions follow in order.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.bundle import Bundle
+from engine.errors import InvalidDataset
+from engine.features.catalogue import CATALOGUE, FEATURE_INDEX
+from engine.features.replay import Past, visible_at_once
+from engine.features.schema import FeatureSchema
+from engine.rules import RuleResult, RuleSet
+from training.pipeline.evaluate import Scores
+from training.pipeline.labels import fraud_visible_from
+from training.pipeline.rules_replay import (
+    BLOCKS,
+    CountriesBefore,
+    PastBlocks,
+    RuleReplay,
+    countries_before,
+)
+from training.pipeline.table import Text, Transactions
+
+# Rows that are decided together; what is in memory at a time is two chunks.
+CHUNK = 200_000
+# Rows that a thread scores at a time: enough for its work in compiled code to outlast its waiting
+# for the interpreter, which the rules keep busy.
+BLOCK = 50_000
+
+Matrix = NDArray[np.float64]
+
+
+class ScoredRows(NamedTuple):
+    """Some rows as live would have scored them; arrays of these rows."""
+
+    rows: slice
+    scores: Scores
+    results: tuple[RuleResult, ...]
+    """The distinct things that the rules said."""
+    said: NDArray[np.int32]
+    """(rows,) which of them they said of each row."""
+    history: Matrix
+    """(rows, len(CATALOGUE)): as it was decided on, Sentinelle's own blocks included."""
+    inputs: Matrix
+    """(rows, len(schema.names)): what the models were given."""
+    countries: CountriesBefore
+
+
+def score_transactions(
+    bundle: Bundle,
+    rules: RuleSet,
+    data: Transactions,
+    rows: slice,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Scores:
+    """What the live path would have said of `rows`, had it received the data set's labels as they
+    became known: see `score_in_order`.
+
+    `progress` is called with the number of rows done.
+    """
+    parts = []
+    for scored in score_in_order(bundle, rules, data, rows, labels=True):
+        parts.append(scored.scores)
+        progress(scored.rows.stop - rows.start)
+    return Scores(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def score_in_order(
+    bundle: Bundle, rules: RuleSet, data: Transactions, rows: slice, *, labels: bool
+) -> Iterator[ScoredRows]:
+    """Score `rows` in order, some at a time.
+
+    Features and countries know every row of `data` before, as attempts; what Sentinelle blocked is
+    replayed from the first of `rows` on. Balances, statuses and what else a caller sends come from
+    the data set's columns, failures are known at once.
+
+    Args:
+        rows: with a start and a stop, not empty.
+        labels: whether history knows the data set's labels, each from when it was known.
+    """
+    past = Past(
+        data.created_at,
+        data.amount,
+        data.source,
+        data.destination,
+        data.country_codes,
+        failed_visible_from=visible_at_once(data.failed),
+        fraud_visible_from=fraud_visible_from(data, bundle.label_delay) if labels else None,
+        label_delay=bundle.label_delay,
+    )
+    countries = countries_before(data, rows)
+    blocks: PastBlocks = {}
+    for chunk in _computed_ahead(_Models(bundle, data, past), rows):
+        here = slice(chunk.rows.start - rows.start, chunk.rows.stop - rows.start)
+        known = CountriesBefore(countries.lists, countries.codes[here])
+        replay = RuleReplay(rules, data, chunk.history, chunk.rows, countries=known)
+        replayed = replay.replay(bundle.policy, chunk.supervised, chunk.unsupervised, blocks)
+        chunk.history[:, FEATURE_INDEX[BLOCKS]] = replayed.blocks_before
+        yield ScoredRows(
+            rows=chunk.rows,
+            scores=Scores(
+                supervised=chunk.supervised,
+                unsupervised=chunk.unsupervised,
+                rule_score=replayed.rule_score,
+                rule_blocked=replayed.rule_blocked,
+                risk=replayed.risk,
+            ),
+            results=tuple(replay.results),
+            said=replayed.results,
+            history=chunk.history,
+            inputs=chunk.inputs,
+            countries=known,
+        )
+
+
+class _Chunk:
+    """Rows on their way: what does not depend on decisions, filled in block by block."""
+
+    def __init__(self, rows: slice, schema: FeatureSchema) -> None:
+        count = rows.stop - rows.start
+        self.rows = rows
+        self.history = np.empty((count, len(CATALOGUE)))
+        self.inputs = np.empty((count, len(schema.names)))
+        self.supervised = np.empty(count)
+        self.unsupervised = np.empty(count)
+
+
+class _Models:
+    """Features and models of any rows, without what was blocked before."""
+
+    def __init__(self, bundle: Bundle, data: Transactions, past: Past) -> None:
+        self.schema = bundle.schema
+        self._bundle = bundle
+        self._data = data
+        self._country = data.country_codes
+        self._attributes = _attributes(data, bundle.schema)
+        self._past = past
+
+    def fill(self, chunk: _Chunk, block: slice) -> None:
+        """Compute a block (positions in the chunk). Compiled code, which threads run together."""
+        rows = slice(chunk.rows.start + block.start, chunk.rows.start + block.stop)
+        history = self._past.features(np.arange(rows.start, rows.stop), threads=1)
+        inputs = self._assemble(rows, history)
+        chunk.history[block], chunk.inputs[block] = history, inputs
+        chunk.supervised[block] = self._bundle.supervised.predict(inputs)
+        chunk.unsupervised[block] = self._bundle.unsupervised.predict(inputs)
+
+    def _assemble(self, rows: slice, history: Matrix) -> Matrix:
+        data = self._data
+        return self.schema.assemble(
+            amount=data.amount[rows],
+            created_at=data.created_at[rows],
+            currency=data.text["currency"].take(rows),
+            direction=data.text["direction"].take(rows),
+            transaction_type=data.text["transaction_type"].take(rows),
+            country=self._country[rows],
+            source_balance=data.numbers["source_balance"][rows],
+            history=history,
+            attributes={name: _part(values, rows) for name, values in self._attributes.items()},
+        )
+
+
+def _computed_ahead(models: _Models, rows: slice) -> Iterator[_Chunk]:
+    """The chunks of `rows` in order, each computed while the one before is decided on."""
+    waiting: deque[tuple[_Chunk, list[Future[None]]]] = deque()
+
+    def computed() -> _Chunk:
+        chunk, blocks = waiting.popleft()
+        for block in blocks:
+            block.result()
+        return chunk
+
+    pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="models")
+    try:
+        for start in range(rows.start, rows.stop, CHUNK):
+            chunk = _Chunk(slice(start, min(start + CHUNK, rows.stop)), models.schema)
+            cuts = _cut(len(chunk.supervised))
+            waiting.append((chunk, [pool.submit(models.fill, chunk, block) for block in cuts]))
+            if len(waiting) > 1:
+                yield computed()
+        while waiting:
+            yield computed()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _cut(rows: int) -> list[slice]:
+    """Slices of a chunk, one for each thread at least."""
+    size = min(BLOCK, -(-rows // (os.cpu_count() or 1)))
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+def _attributes(data: Transactions, schema: FeatureSchema) -> dict[str, Matrix | Text]:
+    """The data set's columns for the attributes that a version reads.
+
+    Raises:
+        InvalidDataset: one is of another kind than the version was trained with.
+    """
+    found = {}
+    for attribute in schema.attributes:
+        column = data.attributes.get(attribute.name)
+        if column is None:
+            continue
+        if column.kind != attribute.kind:
+            raise InvalidDataset(
+                f"Attribute {attribute.name} is a {column.kind} in the data set; the version "
+                f"expects a {attribute.kind}. Map it as one."
+            )
+        found[attribute.name] = column.values
+    return found
+
+
+def _part(values: Matrix | Text, rows: slice) -> Matrix | Text:
+    return values.take(rows) if isinstance(values, Text) else values[rows]
