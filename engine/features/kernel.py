@@ -12,7 +12,7 @@ that importing compiles (or loads from the cache) and the first request does not
 
 from collections.abc import Callable
 from decimal import Decimal, localcontext
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import numpy as np
 from numba import njit, types
@@ -104,77 +104,21 @@ _SLOTS: Final = 2_048
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 
 
-class _Outgoing(NamedTuple):
-    """The source wallet's history at `now`: its tail is `events[first:last]`."""
-
-    events: Any
-    first: Any
-    last: Any
-    now: Any
-    edges: Any
-    failures: Any
-    frauds: Any
-
-
-class _Incoming(NamedTuple):
-    """The destination wallet's history: its tail is `events[first:last]`.
-
-    `moments` are the edges of its windows (see `_fill_moments`), `previous` is from `link`.
-    """
-
-    events: Any
-    previous: Any
-    first: Any
-    last: Any
-    moments: Any
-    edges: Any
-    frauds: Any
-
-
-class _Tables(NamedTuple):
-    """What to compute: see `catalogue.Plan`."""
-
-    windows: Any
-    incoming: Any
-    delayed: Any
-    program: Any
-    defaults: Any
-
-
-class _Scratch(NamedTuple):
-    """Memory to work in: a hash table, attempts by country, and the statistics.
-
-    A row of `stats` is one window: those of `_Tables.windows`, `incoming`, then `delayed`.
-    """
-
-    keys: Any
-    counts: Any
-    countries: Any
-    stats: Any
-
-
 _I8 = types.int64
 _F8 = types.float64
 _INTS = types.Array(_I8, 1, "C")
 _FLOATS = types.Array(_F8, 1, "C")
 _FLOAT_ROWS = types.Array(_F8, 2, "C")
 _INTS_IN = types.Array(_I8, 1, "C", readonly=True)
-_STRIDED_IN = types.Array(_I8, 1, "A", readonly=True)
 _ROWS = types.Array(_I8, 2, "C")
 _ROWS_IN = types.Array(_I8, 2, "C", readonly=True)
 _FLOATS_IN = types.Array(_F8, 1, "C", readonly=True)
+# Groups of arguments. Arrays travel one by one: numba counts references to what it takes out of a
+# tuple or slices, atomically, and that would cost as much as the features.
+_OUTGOING = (_ROWS_IN, _I8, _I8, _I8, _ROWS_IN, _INTS_IN, _INTS_IN)
+_INCOMING = (_ROWS_IN, _INTS_IN, _I8, _I8, _INTS_IN, _ROWS_IN, _INTS_IN)
 _PLAN = (_ROWS_IN, _INTS_IN, _INTS_IN, _ROWS_IN, _FLOATS_IN)
-
-
-def _record(fields: tuple[Any, ...], kind: type) -> Any:
-    """numba's type of a named tuple."""
-    return cast(Any, types).NamedTuple(fields, kind)
-
-
-_OUTGOING = _record((_ROWS_IN, _I8, _I8, _I8, _ROWS_IN, _INTS_IN, _INTS_IN), _Outgoing)
-_INCOMING = _record((_ROWS_IN, _INTS_IN, _I8, _I8, _INTS_IN, _ROWS_IN, _INTS_IN), _Incoming)
-_TABLES = _record(_PLAN, _Tables)
-_SCRATCH = _record((_INTS, _INTS, _INTS, _ROWS), _Scratch)
+_SCRATCH = (_INTS, _INTS, _INTS, _ROWS)
 
 
 def compiled(*signature: Any) -> Callable[[_Function], _Function]:
@@ -184,36 +128,24 @@ def compiled(*signature: Any) -> Callable[[_Function], _Function]:
     return cast("Callable[[_Function], _Function]", decorator)
 
 
-@compiled(_INTS_IN, _INTS_IN)
-def _fixed(values: Any) -> Any:
-    """`values`, as the type of what is only read."""
-    return values
-
-
-@compiled(_ROWS_IN, _ROWS_IN)
-def _fixed_rows(values: Any) -> Any:
-    """`values`, as the type of what is only read."""
-    return values
-
-
-@compiled(_SCRATCH, _I8, _I8)
-def _scratch(events: int, windows: int) -> Any:
-    """Memory for a tail of so many events and so many windows."""
-    slots = min(_SLOTS, 8 + 4 * events)
-    return _Scratch(
-        np.empty(slots, np.int64),
-        np.empty(slots, np.int64),
-        np.empty(COUNTRIES, np.int64),
-        np.empty((windows, STATS), np.int64),
-    )
-
-
-@compiled(_I8, _STRIDED_IN, _I8, _I8, _I8)
+@compiled(_I8, _INTS_IN, _I8, _I8, _I8)
 def _first_not_below(values: Any, low: int, high: int, bound: int) -> int:
     """The first index in [low, high) of sorted `values` that is >= bound, or `high`."""
     while low < high:
         middle = (low + high) // 2
         if values[middle] < bound:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@compiled(_I8, _ROWS_IN, _I8, _I8, _I8)
+def _first_since(events: Any, low: int, high: int, moment: int) -> int:
+    """The first of `events[low:high]`, sorted by time, with `time >= moment`, or `high`."""
+    while low < high:
+        middle = (low + high) // 2
+        if events[middle, TIME] < moment:
             low = middle + 1
         else:
             high = middle
@@ -246,22 +178,36 @@ def _total_before(events: Any, first: int, at: int, edges: Any, edge: int, total
     return edges[edge, total]
 
 
-@compiled(types.void, _OUTGOING, _I8, _I8, _I8, _INTS)
-def _fill_totals(past: Any, at: int, window: int, failures: int, stat: Any) -> None:
-    """The additive statistics of the window that begins at `events[at]`, or before the tail."""
-    for total in range(TOTALS):
-        stat[STAT_COUNT + total] = 0
-        if past.last > past.first:
-            before = _total_before(past.events, past.first, at, past.edges, window, total)
-            stat[STAT_COUNT + total] = past.events[past.last - 1, COUNT + total] - before
-    stat[STAT_FAILED] = past.failures[0] - past.failures[failures]
+@compiled(types.void, _ROWS_IN, _I8, _I8, _I8, _ROWS_IN, _I8, _I8, _ROWS)
+def _fill_totals(
+    events: Any, first: int, at: int, last: int, edges: Any, edge: int, row: int, stats: Any
+) -> None:
+    """The totals of the window that begins at `events[at]`, or before the tail."""
+    for total in range(edges.shape[1]):
+        stats[row, STAT_COUNT + total] = 0
+        if last > first:
+            newest = _total_before(events, first, last, edges, edge, total)
+            before = _total_before(events, first, at, edges, edge, total)
+            stats[row, STAT_COUNT + total] = newest - before
 
 
-@compiled(types.void, _OUTGOING, _I8, _I8, _ROWS_IN, _SCRATCH)
-def _fill_outgoing(past: Any, destination: int, country: int, windows: Any, scratch: Any) -> None:
+@compiled(types.void, *_OUTGOING[:-1], _I8, _I8, _ROWS_IN, *_SCRATCH)
+def _fill_outgoing(
+    events: Any,
+    first: int,
+    last: int,
+    now: int,
+    edges: Any,
+    failures: Any,
+    destination: int,
+    country: int,
+    windows: Any,
+    keys: Any,
+    counts: Any,
+    countries: Any,
+    stats: Any,
+) -> None:
     """One walk back from the newest event, with a snapshot at the edge of every window."""
-    events, first, last = past.events, past.first, past.last
-    keys, counts, countries = scratch.keys, scratch.counts, scratch.countries
     bits = _bits(last - first)
     counts[: 1 << bits] = 0
     countries[:] = 0
@@ -269,7 +215,7 @@ def _fill_outgoing(past: Any, destination: int, country: int, windows: Any, scra
     pair, pair_time, top_country = 0, 0, 0
     at = last
     for window in range(windows.shape[0]):
-        edge = past.now - windows[window, 0]
+        edge = now - windows[window, 0]
         while at > first and events[at - 1, TIME] >= edge:
             at -= 1
             if at == last - 1 or events[at, AMOUNT] > largest:
@@ -290,17 +236,17 @@ def _fill_outgoing(past: Any, destination: int, country: int, windows: Any, scra
             if 0 <= place < COUNTRIES:
                 countries[place] += 1
                 top_country = max(top_country, countries[place])
-        stat = scratch.stats[window]
-        _fill_totals(past, at, window, windows[window, 1], stat)
-        stat[STAT_SEEN] = last - at
-        stat[STAT_MAX] = largest
-        stat[STAT_WALLETS] = distinct
-        stat[STAT_TOP_DESTINATION] = top
-        stat[STAT_ENTROPY] = entropy
-        stat[STAT_PAIR] = pair
-        stat[STAT_PAIR_TIME] = pair_time
-        stat[STAT_SAME_COUNTRY] = countries[country] if 0 <= country < COUNTRIES else -1
-        stat[STAT_TOP_COUNTRY] = top_country
+        _fill_totals(events, first, at, last, edges, window, window, stats)
+        stats[window, STAT_FAILED] = failures[0] - failures[windows[window, 1]]
+        stats[window, STAT_SEEN] = last - at
+        stats[window, STAT_MAX] = largest
+        stats[window, STAT_WALLETS] = distinct
+        stats[window, STAT_TOP_DESTINATION] = top
+        stats[window, STAT_ENTROPY] = entropy
+        stats[window, STAT_PAIR] = pair
+        stats[window, STAT_PAIR_TIME] = pair_time
+        stats[window, STAT_SAME_COUNTRY] = countries[country] if 0 <= country < COUNTRIES else -1
+        stats[window, STAT_TOP_COUNTRY] = top_country
 
 
 @compiled(types.void, _ROWS_IN, _I8, _I8, _I8, _INTS, _INTS, _INTS)
@@ -348,91 +294,157 @@ def _fill_moments(now: int, delay: int, incoming: Any, delayed: Any, moments: An
         moments[plain + 1 + window] = now - delay - delayed[window]
 
 
-@compiled(types.void, _INCOMING, _I8, _ROWS)
-def _fill_incoming(past: Any, windows: int, stats: Any) -> None:
-    """The statistics of a destination's plain windows, one in each row of `stats`.
+@compiled(_I8, _INTS_IN, _I8)
+def _below(values: Any, bound: int) -> int:
+    """How many values are below `bound`; from zero on, so that it is compiled to vectors."""
+    count = 0
+    for at in range(values.shape[0]):
+        count += values[at] < bound
+    return count
+
+
+@compiled(types.void, *_INCOMING[:-1], _I8, _I8, _ROWS)
+def _fill_incoming(
+    events: Any,
+    previous: Any,
+    first: int,
+    last: int,
+    moments: Any,
+    edges: Any,
+    windows: int,
+    row: int,
+    stats: Any,
+) -> None:
+    """The statistics of a destination's plain windows, into the rows of `stats` from `row`.
 
     An event is the first of its source in a window when the source's previous one is before it,
     so the distinct sources are counted without a table, and live as in a data set.
     """
-    events, first, last = past.events, past.first, past.last
+    distinct, counted = 0, last
     for window in range(windows):
-        at = _first_not_below(events[:, TIME], first, last, past.moments[window])
-        stat = stats[window]
-        for total in range(INCOMING_TOTALS):
-            stat[STAT_COUNT + total] = 0
-            if last > first:
-                before = _total_before(events, first, at, past.edges, window, total)
-                stat[STAT_COUNT + total] = events[last - 1, INCOMING_COUNT + total] - before
-        stat[STAT_SEEN] = last - at
-        distinct = 0
-        for event in range(at, last):
-            distinct += past.previous[event] < at
-        stat[STAT_WALLETS] = distinct
+        at = _first_since(events, first, last, moments[window])
+        _fill_totals(events, first, at, last, edges, window, row + window, stats)
+        stats[row + window, STAT_SEEN] = last - at
+        if at < counted:
+            distinct, counted = _below(previous[at:last], at), at
+        stats[row + window, STAT_WALLETS] = distinct
 
 
-@compiled(types.void, _INCOMING, _INTS_IN, _I8, _I8, _ROWS)
-def _fill_delayed(past: Any, source_frauds: Any, plain: int, windows: int, stats: Any) -> None:
+@compiled(
+    types.void, _ROWS_IN, _I8, _I8, _INTS_IN, _ROWS_IN, _INTS_IN, _INTS_IN, _I8, _I8, _I8, _ROWS
+)
+def _fill_delayed(
+    events: Any,
+    first: int,
+    last: int,
+    moments: Any,
+    edges: Any,
+    frauds_in: Any,
+    frauds_out: Any,
+    plain: int,
+    windows: int,
+    row: int,
+    stats: Any,
+) -> None:
     """Confirmed frauds, and the attempts they are among, of the windows that end a delay ago."""
-    events, first, last = past.events, past.first, past.last
-    end = _first_not_below(events[:, TIME], first, last, past.moments[plain])
-    attempts = _total_before(events, first, end, past.edges, plain, 0)
+    end = _first_since(events, first, last, moments[plain])
+    attempts = _total_before(events, first, end, edges, plain, 0)
     for window in range(windows):
         edge = plain + 1 + window
-        at = _first_not_below(events[:, TIME], first, end, past.moments[edge])
-        stat = stats[window]
-        stat[STAT_COUNT] = attempts - _total_before(events, first, at, past.edges, edge, 0)
-        stat[STAT_SEEN] = stat[STAT_COUNT]
-        stat[STAT_FRAUDS_OUT] = source_frauds[0] - source_frauds[1 + window]
-        stat[STAT_FRAUDS_IN] = past.frauds[0] - past.frauds[1 + window]
+        at = _first_since(events, first, end, moments[edge])
+        count = attempts - _total_before(events, first, at, edges, edge, 0)
+        stats[row + window, STAT_COUNT] = count
+        stats[row + window, STAT_SEEN] = count
+        stats[row + window, STAT_FRAUDS_OUT] = frauds_out[0] - frauds_out[1 + window]
+        stats[row + window, STAT_FRAUDS_IN] = frauds_in[0] - frauds_in[1 + window]
 
 
-@compiled(_F8, _INTS, _I8, _I8, _I8, _F8)
-def _value(stat: Any, operation: int, column: int, now: int, default: float) -> Any:
+@compiled(_F8, _ROWS, _I8, _I8, _I8, _I8, _F8)
+def _value(stats: Any, window: int, operation: int, column: int, now: int, default: float) -> Any:
     """A feature's value from the statistics of its window, or its default when that is empty."""
-    seen = stat[STAT_SEEN]
+    seen = stats[window, STAT_SEEN]
     if operation == OP_COUNT:
-        return float(stat[column]) if stat[column] != 0 else default
+        return float(stats[window, column]) if stats[window, column] != 0 else default
     if operation == OP_DAYS_SINCE:
-        return (now - stat[STAT_PAIR_TIME]) / DAY_US if stat[STAT_PAIR] > 0 else default
-    if operation in (OP_NEW_COUNTRY, OP_BELOW_TOP_COUNTRY) and stat[STAT_SAME_COUNTRY] < 0:
+        days = (now - stats[window, STAT_PAIR_TIME]) / DAY_US
+        return days if stats[window, STAT_PAIR] > 0 else default
+    if operation in (OP_NEW_COUNTRY, OP_BELOW_TOP_COUNTRY) and stats[window, STAT_SAME_COUNTRY] < 0:
         return 0.0
     if seen == 0:
         return default
     if operation == OP_MONEY:
-        return stat[column] / UNITS
+        return stats[window, column] / UNITS
     if operation == OP_MEAN:
-        return stat[STAT_SUM] / (stat[STAT_COUNT] * UNITS)
+        return stats[window, STAT_SUM] / (stats[window, STAT_COUNT] * UNITS)
     if operation == OP_TOP_SHARE:
-        return stat[STAT_TOP_DESTINATION] / seen
+        return stats[window, STAT_TOP_DESTINATION] / seen
     if operation == OP_ENTROPY:
-        return (_ENTROPY[seen] - stat[STAT_ENTROPY]) / (seen * ENTROPY_SCALE)
+        return (_ENTROPY[seen] - stats[window, STAT_ENTROPY]) / (seen * ENTROPY_SCALE)
     if operation == OP_NEW_DESTINATION:
-        return 1.0 if stat[STAT_PAIR] == 0 else 0.0
+        return 1.0 if stats[window, STAT_PAIR] == 0 else 0.0
     if operation == OP_NEW_COUNTRY:
-        return 1.0 if stat[STAT_SAME_COUNTRY] == 0 else 0.0
+        return 1.0 if stats[window, STAT_SAME_COUNTRY] == 0 else 0.0
     if operation == OP_BELOW_TOP_COUNTRY:
-        return 1.0 if stat[STAT_SAME_COUNTRY] < stat[STAT_TOP_COUNTRY] else 0.0
-    return min(1.0, stat[column] / stat[STAT_COUNT])
+        return 1.0 if stats[window, STAT_SAME_COUNTRY] < stats[window, STAT_TOP_COUNTRY] else 0.0
+    return min(1.0, stats[window, column] / stats[window, STAT_COUNT])
 
 
-@compiled(types.void, _OUTGOING, _INCOMING, _I8, _I8, _TABLES, _SCRATCH, _FLOATS)
+@compiled(types.void, *_OUTGOING, *_INCOMING, _I8, _I8, *_PLAN, *_SCRATCH, _FLOATS)
 def fill_row(
-    outgoing: Any, incoming: Any, destination: int, country: int, plan: Any, scratch: Any, out: Any
+    events: Any,
+    first: int,
+    last: int,
+    now: int,
+    edges: Any,
+    failures: Any,
+    source_frauds: Any,
+    incoming: Any,
+    previous: Any,
+    incoming_first: int,
+    incoming_last: int,
+    moments: Any,
+    incoming_edges: Any,
+    destination_frauds: Any,
+    destination: int,
+    country: int,
+    windows: Any,
+    incoming_windows: Any,
+    delayed: Any,
+    program: Any,
+    defaults: Any,
+    keys: Any,
+    counts: Any,
+    countries: Any,
+    stats: Any,
+    out: Any,
 ) -> None:
-    """Fill `out` with the features of one transaction, from the histories of its two wallets."""
-    outer, plain, delayed = plan.windows.shape[0], plan.incoming.shape[0], plan.delayed.shape[0]
-    stats = scratch.stats
-    _fill_outgoing(outgoing, destination, country, plan.windows, scratch)
-    _fill_incoming(incoming, plain, stats[outer:])
-    _fill_delayed(incoming, outgoing.frauds, plain, delayed, stats[outer + plain :])
-    for feature in range(plan.program.shape[0]):
+    """Fill `out` for one transaction.
+
+    The tail of its source is `events[first:last]`, of its destination
+    `incoming[incoming_first:incoming_last]` with `previous` from `link`; `now` is its time in the
+    first and `moments` what `_fill_moments` made of that in the second.
+    """
+    _fill_outgoing(
+        events, first, last, now, edges, failures, destination, country, windows,
+        keys, counts, countries, stats,
+    )  # fmt: skip
+    plain = incoming_windows.shape[0]
+    _fill_incoming(
+        incoming, previous, incoming_first, incoming_last, moments, incoming_edges,
+        plain, windows.shape[0], stats,
+    )  # fmt: skip
+    _fill_delayed(
+        incoming, incoming_first, incoming_last, moments, incoming_edges, destination_frauds,
+        source_frauds, plain, delayed.shape[0], windows.shape[0] + plain, stats,
+    )  # fmt: skip
+    for feature in range(program.shape[0]):
         out[feature] = _value(
-            stats[plan.program[feature, 1]],
-            plan.program[feature, 0],
-            plan.program[feature, 2],
-            outgoing.now,
-            plan.defaults[feature],
+            stats,
+            program[feature, 1],
+            program[feature, 0],
+            program[feature, 2],
+            now,
+            defaults[feature],
         )
 
 
@@ -460,38 +472,37 @@ def live_row(
     defaults: Any,
 ) -> Any:
     """The features of one transaction; see `live.compute_live`."""
-    plan = _Tables(windows, incoming_windows, delayed, program, defaults)
-    plain = incoming_windows.shape[0]
-    count = max(events.shape[0], incoming.shape[0])
-    scratch = _scratch(count, windows.shape[0] + plain + delayed.shape[0])
-    moments = np.empty(plain + 1 + delayed.shape[0], np.int64)
+    tail, arrivals = events.shape[0], incoming.shape[0]
+    slots = min(_SLOTS, 8 + 4 * max(tail, arrivals))
+    keys, counts = np.empty(slots, np.int64), np.empty(slots, np.int64)
+    rows = windows.shape[0] + incoming_windows.shape[0] + delayed.shape[0]
+    moments = np.empty(incoming_edges.shape[0], np.int64)
     _fill_moments(incoming_now, delay, incoming_windows, delayed, moments)
-    previous = np.empty(incoming.shape[0], np.int64)
-    link(incoming, 0, 0, incoming.shape[0], scratch.keys, scratch.counts, previous)
+    previous = np.empty(arrivals, np.int64)
+    link(incoming, 0, 0, arrivals, keys, counts, previous)
     out = np.empty(program.shape[0], np.float64)
     fill_row(
-        _Outgoing(events, 0, events.shape[0], now, edges, failures, source_frauds),
-        _Incoming(
-            incoming, _fixed(previous), 0, incoming.shape[0], _fixed(moments), incoming_edges,
-            destination_frauds,
-        ),
-        destination, country, plan, scratch, out,
+        events, 0, tail, now, edges, failures, source_frauds,
+        incoming, previous, 0, arrivals, moments, incoming_edges, destination_frauds,
+        destination, country, windows, incoming_windows, delayed, program, defaults,
+        keys, counts, np.empty(COUNTRIES, np.int64), np.empty((rows, STATS), np.int64), out,
     )  # fmt: skip
     return out
 
 
-@compiled(types.void, _ROWS_IN, _I8, _I8, _INTS, _ROWS)
+@compiled(types.void, _ROWS_IN, _I8, _I8, _INTS_IN, _ROWS)
 def _fill_edges(events: Any, start: int, first: int, moments: Any, edges: Any) -> None:
     """The running totals before each moment, for a wallet whose events before its tail start at
     `start`: what the live path looks up with an index seek, read where the tail does not reach.
     """
-    edges[:] = 0
     if first == start:
+        edges[:] = 0
         return
     for edge in range(edges.shape[0]):
-        at = _first_not_below(events[:, TIME], start, first, moments[edge])
-        if at > start:
-            edges[edge] = events[at - 1, events.shape[1] - edges.shape[1] :]
+        at = _first_since(events, start, first, moments[edge])
+        for total in range(edges.shape[1]):
+            before = events[at - 1, events.shape[1] - edges.shape[1] + total] if at > start else 0
+            edges[edge, total] = before
 
 
 @compiled(types.void, _I8, _I8, _I8, _I8, _INTS_IN, _INTS_IN, _ROWS_IN, _INTS)
@@ -513,8 +524,10 @@ def _fill_frauds(at: int, low: int, high: int, entries: Any, frauds: Any) -> Non
 
     Entries [low, high) of each row of `entries` are the positions from which one more counts.
     """
-    for edge in range(frauds.shape[0]):
-        frauds[edge] = _first_not_below(entries[edge], low, high, at + 1) - low
+    frauds[:] = 0
+    if low < high:
+        for edge in range(frauds.shape[0]):
+            frauds[edge] = _first_not_below(entries[edge], low, high, at + 1) - low
 
 
 _TIMELINE = (_INTS_IN, _INTS_IN, _ROWS_IN, _INTS_IN, _ROWS_IN)
@@ -539,7 +552,7 @@ def replay_rows(
     incoming_places: Any,
     incoming_wallets: Any,
     incoming_starts: Any,
-    incoming_events: Any,
+    incoming: Any,
     incoming_fraud_starts: Any,
     incoming_fraud_entries: Any,
     previous: Any,
@@ -556,46 +569,44 @@ def replay_rows(
     See `timelines.Timeline`. `starts` hold each wallet's first position or entry, and one more for
     the end; `incoming_places` a row's position in the destinations' timelines.
     """
-    plan = _Tables(windows, incoming_windows, delayed, program, defaults)
-    plain = incoming_windows.shape[0]
-    scratch = _scratch(TAIL, windows.shape[0] + plain + delayed.shape[0])
+    keys, counts = np.empty(_SLOTS, np.int64), np.empty(_SLOTS, np.int64)
+    countries = np.empty(COUNTRIES, np.int64)
+    plain = windows.shape[0] + incoming_windows.shape[0]
+    stats = np.empty((plain + delayed.shape[0], STATS), np.int64)
+    moments = np.empty(incoming_windows.shape[0] + 1 + delayed.shape[0], np.int64)
     source_moments = np.empty(windows.shape[0], np.int64)
-    moments = np.empty(plain + 1 + delayed.shape[0], np.int64)
     edges = np.zeros((windows.shape[0], TOTALS), np.int64)
     incoming_edges = np.zeros((moments.shape[0], INCOMING_TOTALS), np.int64)
     failures = np.zeros(windows.shape[0] + 1, np.int64)
-    source_frauds = np.zeros(1 + delayed.shape[0], np.int64)
     frauds = np.zeros(1 + delayed.shape[0], np.int64)
+    incoming_frauds = np.zeros(1 + delayed.shape[0], np.int64)
     for k in range(places.shape[0]):
         at = places[k]
-        wallet, now = wallets[at], events[at, TIME]
-        first = max(starts[wallet], at - TAIL)
-        source_moments[:] = now - windows[:, 0]
-        _fill_edges(events, starts[wallet], first, source_moments, edges)
+        row, wallet, now = order[at], wallets[at], events[at, TIME]
+        start = starts[wallet]
+        first = max(start, at - TAIL)
+        for window in range(windows.shape[0]):
+            source_moments[window] = now - windows[window, 0]
+        _fill_edges(events, start, first, source_moments, edges)
         _fill_failures(
-            order[at], now, failure_starts[wallet], failure_starts[wallet + 1],
+            row, now, failure_starts[wallet], failure_starts[wallet + 1],
             failure_visible, failure_times, windows, failures,
         )  # fmt: skip
-        _fill_frauds(
-            at, fraud_starts[wallet], fraud_starts[wallet + 1], fraud_entries, source_frauds
-        )
-        to = incoming_places[order[at]]
+        _fill_frauds(at, fraud_starts[wallet], fraud_starts[wallet + 1], fraud_entries, frauds)
+        to = incoming_places[row]
         wallet = incoming_wallets[to]
         start = incoming_starts[wallet]
         incoming_first = max(start, to - TAIL)
-        _fill_moments(incoming_events[to, TIME], delay, incoming_windows, delayed, moments)
-        _fill_edges(incoming_events, start, incoming_first, moments, incoming_edges)
+        _fill_moments(incoming[to, TIME], delay, incoming_windows, delayed, moments)
+        _fill_edges(incoming, start, incoming_first, moments, incoming_edges)
         _fill_frauds(
             to, incoming_fraud_starts[wallet], incoming_fraud_starts[wallet + 1],
-            incoming_fraud_entries, frauds,
+            incoming_fraud_entries, incoming_frauds,
         )  # fmt: skip
         fill_row(
-            _Outgoing(
-                events, first, at, now, _fixed_rows(edges), _fixed(failures), _fixed(source_frauds)
-            ),
-            _Incoming(
-                incoming_events, previous, incoming_first, to, _fixed(moments),
-                _fixed_rows(incoming_edges), _fixed(frauds),
-            ),
-            events[at, DESTINATION], events[at, COUNTRY], plan, scratch, out[slots[k]],
+            events, first, at, now, edges, failures, frauds,
+            incoming, previous, incoming_first, to, moments, incoming_edges, incoming_frauds,
+            events[at, DESTINATION], events[at, COUNTRY],
+            windows, incoming_windows, delayed, program, defaults,
+            keys, counts, countries, stats, out[slots[k]],
         )  # fmt: skip

@@ -9,12 +9,18 @@ from engine.features.catalogue import ADDITIVE_WINDOWS, CATALOGUE, FEATURE_INDEX
 from engine.features.live import (
     EMPTY_HISTORY,
     EVENT_BYTES,
-    History,
+    INCOMING_BYTES,
+    NO_INCOMING_EDGES,
     compute_live,
     countries_30d,
     decode_events,
+    decode_incoming,
     effective_time,
+    fraud_edge_times,
+    incoming_edge_times,
+    incoming_edges_to_seek,
     next_event,
+    next_incoming,
     windows_to_seek,
 )
 from engine.features.replay import NEVER, replay, visible_at_once
@@ -100,6 +106,16 @@ WINDOWED = [
     ("days_since_last_src_to_dst", 30 * DAY),
     ("src_destination_concentration_7d", 7 * DAY),
     ("is_new_country_30d", 30 * DAY),
+    *(
+        (f"dst_{name}_{suffix}", window)
+        for suffix, window in {"1h": HOUR, "24h": DAY, "7d": 7 * DAY, "30d": 30 * DAY}.items()
+        for name in ("tx_count_in", "tx_amount_sum_in", "tx_amount_mean_in", "unique_sources")
+    ),
+    *(
+        (f"{name}_{suffix}", 7 * DAY + window)
+        for suffix, window in {"1d": DAY, "7d": 7 * DAY, "30d": 30 * DAY}.items()
+        for name in ("dst_fraud_count", "dst_fraud_ratio", "src_fraud_count")
+    ),
     ("src_failed_count_24h", DAY),
     ("src_failed_ratio_7d", 7 * DAY),
     ("avg_amount_30d", 30 * DAY),
@@ -114,7 +130,7 @@ def test_the_window_ends_with_its_edge_included(name: str, window: int) -> None:
     empty = last(ago(0, country=FR))[name]
 
     def with_one(age: int) -> float:
-        failed = {"failed_from": 1, "blocked": True}
+        failed = {"failed_from": 1, "fraud_from": 1, "blocked": True}
         return last(ago(age, amount=30_000, country=FR, **failed), ago(0, country=FR))[name]
 
     inside, edge, outside = (with_one(window + off) for off in (-1, 0, 1))
@@ -282,18 +298,29 @@ def test_the_running_total_wraps_and_its_differences_stay_exact() -> None:
     assert wrapped[0, 5] == -(2**63) + 5
     edges = np.zeros_like(EMPTY_HISTORY.edges)
     edges[:] = (1, 2**63 - 5, 0)
-    history = History(wrapped, edges, EMPTY_HISTORY.failures)
+    history = EMPTY_HISTORY._replace(events=wrapped, edges=edges)
     values = compute_live(created_at_us=NOW, destination=2, country=-1, history=history)
     assert values[FEATURE_INDEX["src_tx_amount_sum_out_5m"]] == 0.001
+
+
+def test_an_incoming_event_is_four_little_endian_integers() -> None:
+    first = next_incoming(EMPTY_HISTORY.incoming, created_at_us=NOW, amount=2**63 - 5, source=-7)
+    assert len(first) == INCOMING_BYTES == 32
+    assert decode_incoming(first).tolist() == [[NOW, -7, 1, 2**63 - 5]]
+    second = next_incoming(decode_incoming(first), created_at_us=NOW - 1, amount=10, source=9)
+    assert decode_incoming(second).tolist() == [[NOW, 9, 2, 5 - 2**63]]
 
 
 def test_half_an_event_is_refused() -> None:
     with pytest.raises(ValueError, match="reshape"):
         decode_events(b"\0" * 64)
+    with pytest.raises(ValueError, match="reshape"):
+        decode_incoming(b"\0" * 40)
 
 
-def test_a_history_longer_than_the_tail_is_refused() -> None:
-    history = EMPTY_HISTORY._replace(events=np.ones((1_001, 7), dtype=np.int64))
+@pytest.mark.parametrize(("part", "columns"), [("events", 7), ("incoming", 4)])
+def test_a_history_longer_than_the_tail_is_refused(part: str, columns: int) -> None:
+    history = EMPTY_HISTORY._replace(**{part: np.ones((1_001, columns), dtype=np.int64)})
     with pytest.raises(ValueError, match="at most 1000"):
         compute_live(created_at_us=NOW, destination=1, country=-1, history=history)
 
@@ -310,6 +337,31 @@ def test_windows_to_seek_are_those_that_begin_at_or_before_a_cut_tail() -> None:
     whole = decode_events(b"".join(store.events[1][:1_000]))
     assert windows_to_seek(whole, NOW) == ()
     assert windows_to_seek(EMPTY_HISTORY.events, NOW) == ()
+
+
+def test_the_edges_of_a_destination() -> None:
+    assert fraud_edge_times(NOW, 2 * DAY) == (
+        NOW - 2 * DAY, NOW - 3 * DAY, NOW - 9 * DAY, NOW - 32 * DAY,
+    )  # fmt: skip
+    assert incoming_edge_times(NOW, 2 * DAY) == (
+        NOW - HOUR, NOW - DAY, NOW - 7 * DAY, NOW - 30 * DAY, *fraud_edge_times(NOW, 2 * DAY)
+    )  # fmt: skip
+    assert NO_INCOMING_EDGES.shape == (8, 2)
+
+
+def test_incoming_edges_to_seek_are_those_at_or_before_a_cut_tail() -> None:
+    store = LiveStore()
+    for _ in range(1_001):
+        store.accept(ago(0))
+    tail = decode_incoming(b"".join(store.incoming[2][-1_000:]))
+    assert incoming_edges_to_seek(tail, NOW, 0) == tuple(range(8))
+    assert incoming_edges_to_seek(tail, NOW + 7 * DAY, 7 * DAY) == (2, 3, 4, 5, 6, 7)
+    assert incoming_edges_to_seek(tail, NOW + 30 * DAY, 7 * DAY) == (3, 7)
+    assert incoming_edges_to_seek(tail, NOW + 30 * DAY + 1, 7 * DAY) == (7,)
+    assert incoming_edges_to_seek(tail, NOW + 37 * DAY + 1, 7 * DAY) == ()
+    whole = decode_incoming(b"".join(store.incoming[2][:1_000]))
+    assert incoming_edges_to_seek(whole, NOW, 0) == ()
+    assert incoming_edges_to_seek(EMPTY_HISTORY.incoming, NOW, 0) == ()
 
 
 def test_effective_time() -> None:
@@ -353,8 +405,17 @@ def test_faulty_columns_are_refused() -> None:
         replay(two, two, two, three, two)
     with pytest.raises(ValueError, match="differ in length"):
         replay(two, two, two, two, two, failed_visible_from=np.full(3, NEVER))
-    with pytest.raises(ValueError, match="after its own"):
+    with pytest.raises(ValueError, match="differ in length"):
+        replay(two, two, two, two, two, fraud_visible_from=np.full(3, NEVER))
+    with pytest.raises(ValueError, match="failure is visible only to rows after its own"):
         replay(two, two, two, two, two, failed_visible_from=np.array([0, NEVER]))
+    with pytest.raises(ValueError, match="fraud is visible only to rows after its own"):
+        replay(two, two, two, two, two, fraud_visible_from=np.array([NEVER, 1]))
+    with pytest.raises(ValueError, match="delay is not negative"):
+        replay(two, two, two, two, two, label_delay=-1)
+    for rows in ([2], [-1, 0]):
+        with pytest.raises(ValueError, match="there are 2 rows"):
+            replay(two, two, two, two, two, rows=np.array(rows))
 
 
 def test_progress_ends_with_every_row() -> None:
