@@ -20,12 +20,11 @@ from engine.errors import FieldError, InvalidDataset
 from training.pipeline import staging
 from training.pipeline.mapping import FileMapping
 from training.pipeline.presets import load_preset
-from training.pipeline.reading import failures_refused, file_size, quoted
+from training.pipeline.reading import connected, failures_refused, file_size, quoted
 
 DATA, SUMMARY, REJECTS = "data.parquet", "summary.json", "rejects.csv"
 WORK_PREFIX, LOCK = ".importing-", "lock"
 SAMPLES = 10
-MEMORY_LIMIT = "2GB"
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and the share of the whole that is, 0 to 1."""
@@ -104,7 +103,7 @@ def import_files(
     with failures_refused(failure), work_folder(target_dir.parent) as work:
         result = work / "result"
         result.mkdir()
-        with _connected(work) as connection:
+        with connected(work) as connection:
             staging.create_tables(connection, chosen.columns)
             stager = staging.Stager(connection, chosen, work, skip=skip)
             importing = _Importing(connection, chosen, start, stager, progress)
@@ -135,18 +134,6 @@ def work_folder(parent: Path) -> Iterator[Path]:
             yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-@contextmanager
-def _connected(work: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    connection = duckdb.connect(str(work / "staging.duckdb"))
-    try:
-        connection.execute("SET TimeZone = 'UTC'")
-        connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
-        connection.execute(f"SET temp_directory = {quoted(str(work / 'spill'))}")
-        yield connection
-    finally:
-        connection.close()
 
 
 class _Importing:

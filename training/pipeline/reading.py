@@ -17,6 +17,7 @@ FORMAT_KEY = "sentinelle_dataset"
 """Of the Parquet files that an import writes."""
 ROW_NUMBER = "file_row_number"
 WITH_ROW_NUMBER = f", {ROW_NUMBER} = true"
+MEMORY_LIMIT = "2GB"
 
 
 def quoted(text: str) -> str:
@@ -33,6 +34,19 @@ def failures_refused(what: str) -> Iterator[None]:
         raise InvalidDataset(f"{what}: {error.strerror or error}.") from error
     except duckdb.Error as error:  # what follows the first line is for who wrote the SQL
         raise InvalidDataset(f"{what}: {str(error).partition(chr(10))[0]}") from error
+
+
+@contextmanager
+def connected(work: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database in the folder `work`, with bounded memory: what it can't hold goes there."""
+    connection = duckdb.connect(str(work / "staging.duckdb"))
+    try:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+        connection.execute(f"SET temp_directory = {quoted(str(work / 'spill'))}")
+        yield connection
+    finally:
+        connection.close()
 
 
 def parquet_at(path: Path, options: str = "") -> str:

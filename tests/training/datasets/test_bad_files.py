@@ -81,7 +81,7 @@ def test_a_data_set_is_never_overwritten(importing):
         duckdb.OutOfMemoryException("No space left on device\nPossible solutions: none"),
     ],
 )
-@pytest.mark.parametrize("step", ["staging.write_sorted", "datasets._connected"])
+@pytest.mark.parametrize("step", ["staging.write_sorted", "datasets.connected"])
 def test_a_failing_disk_is_a_clear_refusal(importing, monkeypatch, step, failure):
     def fail(*_):
         raise failure
