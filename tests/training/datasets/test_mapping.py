@@ -505,3 +505,20 @@ class TestCard:
         }
         assert summary.mapping == CARD.read_text()
         assert math.isclose(sum(row["amount"] for row in stored) / 1e4, sum(range(400)) / 4)
+
+
+class TestDocs:
+    PAGE = (Path(__file__).parents[3] / "docs" / "datasets.md").read_text()
+    BLOCKS = re.findall(r"```toml\n(.*?)```", PAGE, re.S)
+
+    def test_the_card_mapping_of_the_docs_is_the_tested_one(self):
+        assert tomllib.loads(self.BLOCKS[0]) == tomllib.loads(CARD.read_text())
+
+    def test_the_attributes_of_the_docs_are_a_mapping(self):
+        mapping = parse_mapping("docs", "".join(self.BLOCKS))
+        assert set(mapping.attributes.values()) == {"number", "boolean", "category"}
+
+    @pytest.mark.parametrize("source", sorted(set(re.findall(r"`(\{ column = .*?\})`", PAGE))))
+    def test_every_source_of_the_docs_is_one(self, source):
+        target = "source_wallet_id" if "separator" in source else "created_at"
+        assert mapping(**{target: source}).sources[target].columns
