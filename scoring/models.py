@@ -130,6 +130,30 @@ class Outcome(ImmutableModel):
         return f"{self.attempt_id}: {self.status}"
 
 
+class Backfill(models.Model):
+    """How far the rows of a data set were loaded as history, so that a load that was interrupted
+    can go on."""
+
+    fingerprint = models.CharField(max_length=64, help_text="Of the data set's content")
+    dataset = models.CharField(max_length=63, help_text="The data set's name")
+    first_row = models.BigIntegerField()
+    end_row = models.BigIntegerField(help_text="The row after the last")
+    next_row = models.BigIntegerField(help_text="Those before it are loaded")
+    started_at = models.DateTimeField()
+    updated_at = models.DateTimeField(null=True)
+
+    class Meta:
+        default_permissions = ("view",)
+        constraints = [
+            models.UniqueConstraint(
+                fields=["fingerprint", "first_row", "end_row"], name="backfill_rows"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.dataset}: {self.next_row - self.first_row} rows"
+
+
 class Verdict(models.TextChoices):
     FRAUD = "fraud"
     LEGITIMATE = "legitimate"

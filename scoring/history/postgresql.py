@@ -101,8 +101,10 @@ class PostgreSQLTurn(Turn):
         f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; "
         # A server that vanished in mid-turn does not keep its wallets until TCP gives it up.
         f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_TIMEOUT}'; "
-        # A plan is kept: one that was made while the tables were empty has to suit full ones.
-        "SET LOCAL enable_seqscan = off; "
+        # A plan is made once and kept, so it has to suit tables that were empty then and wallets
+        # with any number of rows: walk along the indexes, in their order.
+        "SET LOCAL plan_cache_mode = force_generic_plan; "
+        "SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; "
     ).encode()
     _SHARE = b"pg_advisory_xact_lock_shared(%d, %d)" % EVERYTHING
     # Planning these costs as much as running them, so a connection keeps them prepared. They are

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from psycopg.pq import TransactionStatus
 
 from engine.features.catalogue import CATALOGUE
 from engine.features.replay import NEVER, replay
 from engine.transaction import amount_to_units, country_code, wallet_code
-from scoring import services
+from scoring import services, wire
+from scoring.backfill import PastTransactions, append
 from scoring.history.postgresql import PostgreSQLTurn
 from scoring.live_model import live_model
 from scoring.models import Outcome, ScoreRecord
@@ -159,6 +160,22 @@ def test_failures_of_one_request_are_in_the_order_of_their_transactions(scoring:
     assert_live_equals_replay(traffic)
 
 
+def shop_with(payments: int) -> None:
+    """Load payments to one wallet."""
+    rows = PastTransactions(
+        transaction_id=[f"p{row}" for row in range(payments)],
+        created_at=np.arange(payments),
+        amount=np.ones(payments, np.int64),
+        source=[f"payer_{row}" for row in range(payments)],
+        destination=["shop"] * payments,
+        country=np.zeros(payments, np.int64),
+        failures={},
+        known_at={},
+    )
+    with transaction.atomic():
+        append(rows, stated_by="test", now=NOW)
+
+
 @pytest.mark.skipif("sqlite" in os.environ["DATABASE_URL"], reason="SQLite has no connections")
 class TestConnections:
     def test_one_that_the_server_closed_is_replaced_without_a_failed_request(
@@ -172,6 +189,23 @@ class TestConnections:
         time.sleep(0.2)
         traffic.send("w", START)
         assert ScoreRecord.objects.count() == 2
+
+    def test_plans_walk_along_the_indexes_of_a_table_that_was_never_analysed(
+        self, scoring: None
+    ) -> None:
+        """A plan that sorts a wallet's history reads all of it."""
+        shop_with(20_000)
+        Traffic(seed=7).send("w", NOW)
+        wire.execute(PostgreSQLTurn._BEGIN)
+        for execute, arguments in (
+            (PostgreSQLTurn._EXECUTE_READ, b"'t', 'a', 'shop', 0, 0)"),
+            (PostgreSQLTurn._EXECUTE_SEEK, b"'a', '{1,2}', 'shop', '{1,2,3}')"),
+        ):
+            result = wire.execute(b"EXPLAIN " + execute + arguments)
+            plan = "\n".join(str(result.get_value(n, 0)) for n in range(result.ntuples))
+            assert "Index Scan Backward using attempt_destination" in plan
+            assert not [word for word in ("Sort", "Bitmap", "Seq Scan") if word in plan], plan
+        wire.execute(b"ROLLBACK")
 
     def test_one_that_could_prepare_only_half_is_not_used_again(self, api: Api) -> None:
         connection.close()
