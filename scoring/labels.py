@@ -1,14 +1,10 @@
-"""Labels: statements that a transaction was fraud or legitimate, and what history sees of them.
+"""Labels: statements that a transaction was fraud or legitimate.
 
 A statement is kept as it was received, about a known transaction or not, and the last one about a
-transaction counts. While that is fraud, the transaction is in the fraud timelines of its two
-wallets (`ConfirmedFraud`), which later transactions read. The timelines change under the locks of
-the wallets, by SQL that both databases understand.
+transaction counts. While that is fraud, the transaction is in the fraud timelines of its wallets,
+which later transactions read.
 """
 
-# ruff: noqa: S608 (statements are put together from constants; values are always parameters)
-
-import json
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Annotated, Literal, NamedTuple, Self, TypeAlias
@@ -16,13 +12,13 @@ from typing import Annotated, Literal, NamedTuple, Self, TypeAlias
 import msgspec
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.backends.utils import CursorWrapper
+from django.db.models import OuterRef, Subquery
 from msgspec import Meta
 from msgspec.structs import force_setattr
 
 from engine.errors import FieldError
 from engine.transaction import Identifier, ShortText, Timestamp, invalid_request
-from scoring import history
+from scoring import fraud_timelines, history
 from scoring.models import Attempt, Label, Verdict
 from scoring.reports import Decoder, in_utc
 
@@ -67,6 +63,29 @@ def decode_labels(body: bytes) -> list[LabelReport]:
     return _DECODER.decode(body)
 
 
+class _Scored(NamedTuple):
+    """A transaction that was scored here; `created_at` is None for what was only loaded."""
+
+    attempt_id: int
+    source_wallet_id: str
+    destination_wallet_id: str
+    created_at: datetime | None
+
+
+def _scored(ids: Collection[str]) -> dict[str, _Scored]:
+    """Those of the transactions that are known, by id."""
+    columns = ("source_wallet_id", "destination_wallet_id", "record__created_at")
+    found = Attempt.objects.filter(transaction_id__in=ids)
+    rows = found.values_list("transaction_id", "id", *columns)
+    return {transaction_id: _Scored(*rest) for transaction_id, *rest in rows}
+
+
+def _wallets(scored: Iterable[_Scored]) -> set[str]:
+    return {
+        wallet for each in scored for wallet in (each.source_wallet_id, each.destination_wallet_id)
+    }
+
+
 def labels_record(reports: Sequence[LabelReport], *, stated_by: str, now: datetime) -> Receipt:
     """Keep labels, all of them or none; features of transactions scored later see them.
 
@@ -98,7 +117,7 @@ def time_faults(reports: Sequence[LabelReport], now: datetime) -> dict[int, str]
 
 
 def _time_faults(
-    reports: Sequence[LabelReport], scored: "dict[str, _Scored]", now: datetime
+    reports: Sequence[LabelReport], scored: dict[str, _Scored], now: datetime
 ) -> dict[int, str]:
     latest = now + timedelta(seconds=settings.MAX_CLOCK_AHEAD_SECONDS)
     faults = {}
@@ -109,29 +128,6 @@ def _time_faults(
         elif known and known.created_at and report.known_at < known.created_at:
             faults[at] = f"before the transaction was made, {known.created_at.isoformat()}"
     return faults
-
-
-class _Scored(NamedTuple):
-    """A transaction that was scored here; `created_at` is None for what was only loaded."""
-
-    attempt_id: int
-    source_wallet_id: str
-    destination_wallet_id: str
-    created_at: datetime | None
-
-
-def _scored(ids: Collection[str]) -> dict[str, _Scored]:
-    """Those of the transactions that are known, by id."""
-    columns = ("source_wallet_id", "destination_wallet_id", "record__created_at")
-    found = Attempt.objects.filter(transaction_id__in=ids)
-    rows = found.values_list("transaction_id", "id", *columns)
-    return {transaction_id: _Scored(*rest) for transaction_id, *rest in rows}
-
-
-def _wallets(scored: Iterable[_Scored]) -> set[str]:
-    return {
-        wallet for each in scored for wallet in (each.source_wallet_id, each.destination_wallet_id)
-    }
 
 
 def _record(
@@ -150,7 +146,7 @@ def _record(
         for each, statement in fresh
     )
     after = _frauds(statements)
-    _change_timelines(
+    fraud_timelines.change(
         confirmed=[scored[each].attempt_id for each in after - before if each in scored],
         withdrawn=[scored[each].attempt_id for each in before - after if each in scored],
     )
@@ -200,79 +196,14 @@ def _frauds(statements: _Statements) -> set[str]:
     return {each for each, made in statements.items() if next(reversed(made)).verdict == FRAUD}
 
 
-# --- The timelines of confirmed frauds ------------------------------------------------------
-
-
 def attach(attempts: Collection[int]) -> None:
-    """Put those of new attempts into the timelines whose label, fraud, came before them.
+    """Put those of new attempts, by id, into the fraud timelines whose label came before them.
 
-    Inside the database transaction that wrote the attempts, their wallets and ids locked.
+    Inside the database transaction that wrote the attempts and holds their wallets and ids.
     """
-    with connection.cursor() as cursor:
-        _execute(cursor, _LABELLED_FRAUD, attempts)
-        confirmed = [row[0] for row in cursor.fetchall()]
-    _change_timelines(confirmed=confirmed, withdrawn=[])
-
-
-def _change_timelines(*, confirmed: Collection[int], withdrawn: Collection[int]) -> None:
-    """Put attempts into the timelines, take others out, and count again from the first change."""
-    with connection.cursor() as cursor:
-        if confirmed:
-            _execute(cursor, _CONFIRM, confirmed)
-        if withdrawn:
-            _execute(cursor, _WITHDRAW, withdrawn)
-        if confirmed or withdrawn:
-            _execute(cursor, _COUNT, [*confirmed, *withdrawn])
-
-
-def _execute(cursor: CursorWrapper, statement: str, attempts: Collection[int]) -> None:
-    """Run a statement whose `{these}` are attempts, in one parameter however many they are."""
-    value: str | list[int]
-    if connection.vendor == "sqlite":
-        these, value = "IN (SELECT value FROM json_each(%s))", json.dumps(list(attempts))
-    else:
-        these, value = "= ANY(%s::bigint[])", list(attempts)
-    cursor.execute(statement.format(these=these), [value] * statement.count("{these}"))
-
-
-_LABELLED_FRAUD = """
-SELECT a.id FROM scoring_attempt a WHERE a.id {these} AND 'fraud' = (
-    SELECT verdict FROM scoring_label l WHERE l.transaction_id = a.transaction_id
-    ORDER BY l.id DESC LIMIT 1)
-"""
-# The places of attempts in the timelines of their two wallets.
-_PLACES = """
-SELECT 'source' AS side, source_wallet_id AS wallet_id, source_time AS time, id AS attempt_id
-FROM scoring_attempt WHERE id {these}
-UNION ALL
-SELECT 'destination', destination_wallet_id, destination_time, id
-FROM scoring_attempt WHERE id {these}
-"""
-_CONFIRM = f"""
-INSERT INTO scoring_confirmedfraud (side, wallet_id, time, attempt_id, total)
-SELECT side, wallet_id, time, attempt_id, 0 FROM ({_PLACES}) places
-"""
-_WITHDRAW = "DELETE FROM scoring_confirmedfraud WHERE attempt_id {these}"
-# A timeline's times never fall as its attempts' ids rise, so the two minima are one place.
-_COUNT = f"""
-WITH changed AS MATERIALIZED (
-    SELECT side, wallet_id, min(time) AS time, min(attempt_id) AS attempt_id
-    FROM ({_PLACES}) places GROUP BY side, wallet_id
-), start AS MATERIALIZED (
-    SELECT changed.*, coalesce((
-        SELECT total FROM scoring_confirmedfraud f
-        WHERE f.side = changed.side AND f.wallet_id = changed.wallet_id
-            AND (f.time, f.attempt_id) < (changed.time, changed.attempt_id)
-        ORDER BY f.time DESC, f.attempt_id DESC LIMIT 1), 0) AS total
-    FROM changed
-), counted AS (
-    SELECT f.id, start.total + row_number() OVER (
-        PARTITION BY f.side, f.wallet_id ORDER BY f.time, f.attempt_id) AS total
-    FROM start JOIN scoring_confirmedfraud f
-        ON f.side = start.side AND f.wallet_id = start.wallet_id
-        AND (f.time, f.attempt_id) >= (start.time, start.attempt_id)
-)
-UPDATE scoring_confirmedfraud SET total = counted.total
-FROM counted WHERE counted.id = scoring_confirmedfraud.id
-    AND counted.total <> scoring_confirmedfraud.total
-"""
+    of_attempt = Label.objects.filter(transaction_id=OuterRef("transaction_id")).order_by("-id")
+    frauds = Attempt.objects.filter(id__in=attempts).alias(
+        verdict=Subquery(of_attempt.values("verdict")[:1])
+    )
+    confirmed = frauds.filter(verdict=FRAUD).values_list("id", flat=True)
+    fraud_timelines.change(confirmed=list(confirmed), withdrawn=[])
