@@ -166,8 +166,8 @@ class TestFeatures:
     def test_label_that_is_told_in_time(self, api: Api) -> None:
         self.send(api, "t1", "01")
         api.labels([label("t1", known_at="2026-01-02T00:00:00Z")])
-        assert self.send(api, "t2", "02") == [0, 0, 0]
-        assert self.send(api, "t8", "08") == [0, 0, 0]
+        assert self.send(api, "t2", "01") == [0, 0, 0]
+        assert self.send(api, "t8", "08") == [0, 0, 0]  # not more than 7 days yet
         assert self.send(api, "t9", "09") == [1, 0.5, 1]  # of t1 and t2
         assert self.send(api, "t10", "10") == [0, 0, 1]
 
