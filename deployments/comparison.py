@@ -126,6 +126,15 @@ def compare(candidate: Metrics, champion: Metrics | None) -> list[Row]:
     return rows
 
 
+def on_same_part(candidate: Metrics, champion: str) -> Metrics | None:
+    """The champion's figures on the candidate's own test part, if its training run took them."""
+    measured = candidate.get("champion")
+    if not measured or measured["version"] != champion:
+        return None
+    figures: Metrics = candidate["baselines"]["champion"]
+    return {**figures, "rows": candidate.get("rows"), "frauds": candidate.get("frauds")}
+
+
 def test_set(metrics: Metrics) -> str:
     """What the metrics were measured on."""
     if not metrics.get("rows"):

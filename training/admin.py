@@ -20,8 +20,9 @@ from deployments.admin.base import ReadOnlyAdmin, badge
 from engine.errors import InvalidDataset, RunRefused, StoreUnavailable
 from training import selectors, services
 from training.forms import TrainForm
-from training.metrics import metric_tables
 from training.models import ACTIVE, Dataset, RunState, TrainingRun
+from training.report import remedy, report_context
+from training.report_file import report_html
 
 STATE_KINDS = {
     RunState.QUEUED: "quiet",
@@ -153,8 +154,8 @@ class TrainingRunAdmin(ReadOnlyAdmin):
     actions = ["cancel_selected", "restart_selected"]
 
     class Media:
-        css = {"all": ["deployments/admin.css", "training/training.css"]}
-        js = ["training/refresh.js"]
+        css = {"all": ["deployments/admin.css", "training/training.css", "training/report.css"]}
+        js = ["training/refresh.js", "training/plots.js", "training/report.js"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[TrainingRun]:  # noqa: ARG002
         return selectors.runs_detailed()
@@ -172,7 +173,11 @@ class TrainingRunAdmin(ReadOnlyAdmin):
         wrap = self.admin_site.admin_view
         return [
             path(f"<uuid:run_id>/{verb}/", wrap(view), name=f"training_trainingrun_{verb}")
-            for verb, view in (("cancel", self.cancel_view), ("restart", self.restart_view))
+            for verb, view in (
+                ("cancel", self.cancel_view),
+                ("restart", self.restart_view),
+                ("report", self.report_view),
+            )
         ] + super().get_urls()
 
     # --- pages ---
@@ -228,11 +233,24 @@ class TrainingRunAdmin(ReadOnlyAdmin):
             run=run,
             badge=state_badge(run),
             facts=self._facts(run),
-            tables=metric_tables(run.report.get("metrics", {})),
+            remedy=remedy(run.stage, run.error),
             log=log,
+            **report_context(run.report),
             can_cancel=run.is_active and self.has_cancel_permission(request),
             can_restart=run.can_restart and self.has_restart_permission(request),
         )
+
+    def report_view(self, request: HttpRequest, run_id: Any) -> HttpResponse:
+        """The report of a run that has ended, as one file to keep or to send."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        run = get_object_or_404(selectors.runs_detailed(), pk=run_id)
+        if run.is_active:
+            messages.warning(request, "Its report comes when the run ends.")
+            return redirect(self._address("change", run.pk))
+        name = f"{run.model.name}-v{run.version}.html"
+        headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+        return HttpResponse(report_html(run), headers=headers)
 
     def cancel_view(self, request: HttpRequest, run_id: Any) -> HttpResponse:
         """The button of a run's page."""
@@ -357,9 +375,8 @@ class TrainingRunAdmin(ReadOnlyAdmin):
         ]
         if run.model_version is not None:
             facts.insert(0, ("Version", self._link("deployments_modelversion", run.model_version)))
-        report = run.report
-        if "peak_memory_mb" in report:
-            facts.append(("Peak memory", filesizeformat(report["peak_memory_mb"] * 2**20)))
+        if "peak_memory_mb" in run.report:
+            facts.append(("Peak memory", filesizeformat(run.report["peak_memory_mb"] * 2**20)))
         return [(name, value) for name, value in facts if value]
 
     def _link(self, name: str, row: Any) -> str:

@@ -1,5 +1,6 @@
 """What reads data sets and training runs."""
 
+import uuid
 from typing import Any
 
 from django.db.models import QuerySet
@@ -11,6 +12,8 @@ from training.launchers import launcher_named
 from training.models import RunState, TrainingRun
 
 LOG_TAIL_LINES = 200
+SHORTEST_ID = 4
+RECENT_RUNS = 5
 
 
 def run_by_id(run_id: Any) -> TrainingRun:
@@ -19,6 +22,25 @@ def run_by_id(run_id: Any) -> TrainingRun:
     if run is None:
         raise RunRefused(f"There is no training run {run_id}.")
     return run
+
+
+def run_find(text: str) -> TrainingRun:
+    """The run whose id begins with `text` (4 characters or more), or the latest run of the version
+    `text`. Raises RunRefused, naming recent runs, when there is none or more than one."""
+    runs = runs_detailed()
+    found = list(runs.filter(version=text.strip().removeprefix("v"))[:1])
+    digits = text.strip().lower().replace("-", "")
+    if not found and len(digits) >= SHORTEST_ID and set(digits) <= set("0123456789abcdef"):
+        # The ids of a range: SQLite has them as text, PostgreSQL as a type of its own.
+        first, last = uuid.UUID(f"{digits[:32]:0<32}"), uuid.UUID(f"{digits[:32]:f<32}")
+        found = list(runs.filter(pk__gte=first, pk__lte=last)[:2])
+    if len(found) == 1:
+        return found[0]
+    what = "More than one run begins with" if found else "There is no training run"
+    recent = ", ".join(
+        f"{run.pk} ({run.model.name} v{run.version}, {run.state})" for run in runs[:RECENT_RUNS]
+    )
+    raise RunRefused(f"{what} “{text}”. Most recent runs: {recent or 'none yet'}.")
 
 
 def runs_detailed() -> QuerySet[TrainingRun]:

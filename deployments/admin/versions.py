@@ -19,18 +19,34 @@ from deployments.comparison import (
     RECALL_AT_1,
     ROC_AUC,
     Measure,
+    Metrics,
     Row,
     compare,
+    on_same_part,
     test_set,
 )
+from deployments.gates import Gate, Verdict, gate
 from deployments.models import ModelVersion, RegisteredModel, RuleSet
 from deployments.selectors import LivePointer
 from engine.errors import RegistryMoved, SentinelleError
 
 KEEP, TUNED = "keep", "tuned"
+ALTHOUGH = {
+    Verdict.WORSE: "worse than the champion",
+    Verdict.TOO_CLOSE: "not clearly better than the champion",
+    Verdict.NOT_COMPARABLE: "not known to be better than the champion",
+}
+GATE_KINDS = {
+    Verdict.FIRST: "good",
+    Verdict.BETTER: "good",
+    Verdict.WORSE: "bad",
+    Verdict.TOO_CLOSE: "warn",
+    Verdict.NOT_COMPARABLE: "warn",
+}
 # What the page of a version shows, from top to bottom.
 _FACTS = (
     "name",
+    "gate_words",
     "comparison",
     "thresholds_text",
     "tuned_with",
@@ -46,7 +62,8 @@ _FACTS = (
 
 
 class PromoteForm(forms.Form):
-    """Why, and with which rules when the serving ones are not those of the thresholds."""
+    """Why, with which rules when the serving ones are not those of the thresholds, and, when the
+    figures do not speak for it, that it is meant all the same."""
 
     reason = forms.CharField(
         widget=forms.Textarea(attrs={"rows": 3, "cols": 70}),
@@ -56,9 +73,20 @@ class PromoteForm(forms.Form):
     seen_champion = forms.CharField(widget=forms.HiddenInput, required=False)
 
     def __init__(
-        self, *args: Any, serving: RuleSet, tuned: RuleSet, may_move_rules: bool, **kwargs: Any
+        self,
+        *args: Any,
+        serving: RuleSet,
+        tuned: RuleSet,
+        may_move_rules: bool,
+        gate: Gate,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        if not gate.open:
+            self.fields["anyway"] = forms.BooleanField(
+                label=f"Promote it although it is {ALTHOUGH[gate.verdict]}",
+                error_messages={"required": "Confirm that you mean it, or cancel."},
+            )
         if serving != tuned and may_move_rules:
             self.fields["rules"] = forms.ChoiceField(
                 widget=forms.RadioSelect,
@@ -146,11 +174,18 @@ class ModelVersionAdmin(MovesAdmin):
         address = reverse("admin:training_trainingrun_change", args=[version.training_run_id])
         return format_html('<a href="{}">{}</a>', address, str(version.training_run_id)[:8])
 
+    @admin.display(description="beside the champion")
+    def gate_words(self, version: Any) -> str:
+        if version.pk == version.champion_id:
+            return "It is the champion."
+        return _gate_text(gate(version, selectors.live_pointer(version.model.name).version))
+
     @admin.display(description="metrics")
     def comparison(self, version: Any) -> str:
-        is_champion = version.pk == version.champion_id
-        rows = compare(version.metrics, None if is_champion else version.champion_metrics)
-        return _table(rows, beside=not is_champion and version.champion_id is not None)
+        champion = selectors.live_pointer(version.model.name).version
+        if champion is None or version == champion:
+            return _table(compare(version.metrics, None), beside=False)
+        return _table(compare(version.metrics, _figures(version, champion)), beside=True)
 
     @admin.display(description="thresholds")
     def thresholds_text(self, version: ModelVersion) -> str:
@@ -168,12 +203,14 @@ class ModelVersionAdmin(MovesAdmin):
     def promote_page(self, request: HttpRequest, row: ModelVersion) -> HttpResponse:
         live = selectors.live_pointer(row.model.name)
         seen = live.version.version if live.version else ""
+        found = gate(row, live.version)
         form = PromoteForm(
             request.POST or None,
             initial={"seen_champion": seen},
             serving=live.rule_set,
             tuned=row.rule_set,
             may_move_rules=request.user.has_perm("deployments.promote_ruleset"),
+            gate=found,
         )
         if form.is_valid():
             try:
@@ -188,7 +225,12 @@ class ModelVersionAdmin(MovesAdmin):
                 messages.success(request, done)
                 return redirect(self.url("changelist"))
         return self.page(
-            request, "promote", f"Promote {row}", form=form, **_promote_context(row, live)
+            request,
+            "promote",
+            f"Promote {row}",
+            form=form,
+            gate_text=_gate_text(found),
+            **_promote_context(row, live),
         )
 
     def roll_back(self, request: HttpRequest, model: RegisteredModel) -> str:
@@ -215,19 +257,26 @@ def _promote(request: HttpRequest, version: ModelVersion, asked: dict[str, Any])
 
 def _promote_context(version: ModelVersion, live: LivePointer) -> dict[str, Any]:
     champion = live.version
+    champion_metrics = _figures(version, champion) if champion else None
     return {
         "version": version,
         "champion": champion,
         "serving_rules": live.rule_set,
         "rules_differ": live.rule_set != version.rule_set,
-        "rows": compare(version.metrics, champion.metrics if champion else None),
+        "rows": compare(version.metrics, champion_metrics),
         "beside": champion is not None,
         "thresholds": _thresholds(version),
         "champion_thresholds": _thresholds(champion) if champion else "",
         "measured_on": test_set(version.metrics),
-        "champion_measured_on": test_set(champion.metrics) if champion else "",
+        "champion_measured_on": test_set(champion_metrics) if champion_metrics else "",
         "pinned": pinned_version(version.model),
     }
+
+
+def _figures(version: ModelVersion, champion: ModelVersion) -> Metrics:
+    """The champion's metrics: on the version's own test part if they were taken there."""
+    metrics: Metrics = on_same_part(version.metrics, champion.version) or champion.metrics
+    return metrics
 
 
 def _beside_champion(measure: Measure, version: Any) -> str:
@@ -241,6 +290,15 @@ def _beside_champion(measure: Measure, version: Any) -> str:
         measure.text(value),
         difference.verdict,
         difference.text,
+    )
+
+
+def _gate_text(found: Gate) -> str:
+    return format_html(
+        '<div class="gate {}"><strong>{}.</strong> {}</div>',
+        GATE_KINDS[found.verdict],
+        found.title,
+        found.reason,
     )
 
 

@@ -53,7 +53,9 @@ def test_compare_promote_and_roll_back(operator: Page):
     expect(page.get_by_role("row", name="Average precision Area")).to_contain_text("+0.070")
     expect(page.get_by_text("Its thresholds were tuned with the rule set “none”")).to_be_visible()
     picture(page, "promote")
+    expect(page.get_by_text("Not comparable with the champion.")).to_be_visible()
     page.get_by_label("Reason").fill("Catches more")
+    page.get_by_label("Promote it although it is not known to be better").check()
     page.get_by_label("“none”, the rule set that its thresholds").check()
     page.get_by_role("button", name="Promote").click()
 

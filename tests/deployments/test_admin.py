@@ -11,6 +11,8 @@ from deployments import selectors, services
 from deployments.models import ApiKey, ModelVersion, PromotionEvent, RuleSet, RuleSetEvent
 from tests import bundles
 
+# A promotion, confirmed as one must be that the figures do not speak for.
+ASKED = {"reason": "better", "seen_champion": "1.0.0", "anyway": "on"}
 NAMES = ["modelversion", "promotionevent", "ruleset", "rulesetevent", "apikey"]
 
 
@@ -125,7 +127,7 @@ class TestPromotion:
         response = client.get(address)
         assert "tuned with the rule set “none”, while “default” serves now" in text(response)
         assert 'name="rules"' not in response.content.decode()
-        response = client.post(address, {"reason": "better", "seen_champion": "1.0.0"})
+        response = client.post(address, ASKED)
         assert response.status_code == 302
         event = PromotionEvent.objects.first()
         assert (event.actor, event.user.username, event.reason) == ("sam", "sam", "better")
@@ -133,16 +135,15 @@ class TestPromotion:
         assert selectors.live_pointer("fraud").rule_set.name == "default"
 
     def test_the_rules_must_be_chosen_when_they_differ(self, admin_client, address):
-        response = admin_client.post(address, {"reason": "better", "seen_champion": "1.0.0"})
+        response = admin_client.post(address, ASKED)
         assert "This field is required" in text(response)
-        admin_client.post(address, {"reason": "better", "seen_champion": "1.0.0", "rules": "tuned"})
+        admin_client.post(address, ASKED | {"rules": "tuned"})
         assert selectors.live_pointer("fraud").rule_set.name == "none"
 
     def test_a_page_that_is_out_of_date_is_shown_anew(self, admin_client, address, fraud):
         bundles.register("1.2.0")
         services.promote(model=fraud, version="1.2.0", actor="bob", reason="meanwhile")
-        asked = {"reason": "better", "seen_champion": "1.0.0", "rules": "keep"}
-        response = admin_client.post(address, asked, follow=True)
+        response = admin_client.post(address, ASKED | {"rules": "keep"}, follow=True)
         shown = text(response)
         assert "v1.2.0 serves now. Look again." in shown
         assert "would take the place of v1.2.0" in shown
@@ -158,9 +159,9 @@ class TestPromotion:
         assert "sample" in text(admin_client.get(page("modelversion")))
         shown = text(admin_client.get(page("modelversion", "change", version.pk)))
         assert "Promote…" not in shown
-        asked = {"reason": "x", "seen_champion": ""}
+        asked = {"reason": "x", "seen_champion": "", "anyway": "on"}
         response = admin_client.post(page("modelversion", "promote", version.pk), asked)
-        assert "trained on a sample" in text(response)
+        assert "Train it on the whole data set" in text(response)
 
     def test_two_selected_in_the_list_are_refused(self, admin_client, versions):
         keys = [version.pk for version in versions]

@@ -28,7 +28,9 @@ def test_promote_and_roll_back(fraud):
     bundles.register("1.0.0")
     bundles.register("1.1.0")
     assert "served by v1.0.0 (before: nothing)" in run("promote", "fraud", "1.0.0")
-    assert "(before: v1.0.0)" in run("promote", "fraud", "v1.1.0", "--reason", "more recall")
+    assert "(before: v1.0.0)" in run(
+        "promote", "fraud", "v1.1.0", "--yes", "--reason", "more recall"
+    )
     event = PromotionEvent.objects.first()
     assert event.reason == "more recall"
     assert event.actor

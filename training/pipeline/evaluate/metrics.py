@@ -1,6 +1,7 @@
 """The metrics of a version on its test part, with intervals and beside the baselines."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ FIGURES = (*Ranking.FIGURES, DailyWallets.FIGURE)
 RULES = "rules"
 LOGISTIC = "logistic"
 CHAMPION = "champion"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Whole numbers, which have no interval.
 COUNTS = ("alerts", "true_positives", "false_positives", "false_negatives")
 
@@ -92,6 +94,8 @@ def evaluate(
         "rows": len(part.labels),
         "frauds": int(part.labels.sum()),
         "fraud_rate": float(part.labels.mean()),
+        "test_from": _moment(part.created_at[0]),
+        "test_until": _moment(part.created_at[-1]),
         "compromised_wallets_a_day": days.compromised_a_day,
         "costs": None
         if costs is None
@@ -142,6 +146,10 @@ class _Ranked(NamedTuple):
     def figures(self, weights: Weights) -> dict[str, float]:
         found = [*self.by_row.figures(weights), self.by_day.precision(weights)]
         return dict(zip(FIGURES, found, strict=True))
+
+
+def _moment(time_us: int) -> str:
+    return (_EPOCH + timedelta(microseconds=int(time_us))).isoformat().replace("+00:00", "Z")
 
 
 def _arranged(found: dict[str, Any], baselines: tuple[str, ...]) -> dict[str, Any]:

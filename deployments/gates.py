@@ -1,0 +1,160 @@
+"""Whether a version is better than the champion, in words, for whoever promotes it.
+
+A training run scores its test part with the champion of that moment too, and says how far apart the
+two are in average precision, with the interval of that difference. Only such a comparison, on the
+same transactions and fair to both, is a reason to say better or worse.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, NamedTuple, Protocol
+
+
+class Verdict(StrEnum):
+    """What a gate finds."""
+
+    FIRST = "first"
+    BETTER = "better"
+    WORSE = "worse"
+    TOO_CLOSE = "too close to call"
+    NOT_COMPARABLE = "not comparable"
+
+
+class Measured(Protocol):
+    """A version as a gate sees it (deployments.models.ModelVersion)."""
+
+    version: str
+    deployable: bool
+    metrics: Mapping[str, Any]
+
+
+class Gate(NamedTuple):
+    """A verdict and the words for it."""
+
+    verdict: Verdict
+    title: str
+    reason: str
+
+    @property
+    def open(self) -> bool:
+        """Whether the figures speak for the promotion. Against them it takes a confirmation."""
+        return self.verdict in (Verdict.BETTER, Verdict.FIRST)
+
+
+class _Difference(NamedTuple):
+    """By how much the candidate's average precision is above the champion's on one test part."""
+
+    value: float
+    low: float
+    high: float
+    candidate: float
+    champion: float
+    rows: int
+    frauds: int
+
+
+class _NotComparableError(Exception):
+    """The argument is the reason, as the end of a sentence."""
+
+
+def gate(candidate: Measured, champion: Measured | None) -> Gate:
+    """Compare a version with the champion; None when nothing serves yet."""
+    if not candidate.deployable:
+        return _not_comparable("it was trained on a sample, to be looked at and not to be served")
+    if champion is None:
+        reason = "Nothing serves yet, so there is nothing to compare it with."
+        return Gate(Verdict.FIRST, "The first champion", reason)
+    try:
+        return _judge(_difference(candidate, champion), champion.version)
+    except _NotComparableError as error:
+        return _not_comparable(str(error))
+
+
+def _difference(candidate: Measured, champion: Measured) -> _Difference:
+    """As the training run of either of the two measured it."""
+    opponent = _opponent(candidate)
+    if opponent == champion.version:
+        return _measured_by(candidate, champion)
+    if _opponent(champion) == candidate.version:
+        # An older version is to serve again; the run of the newer one compared the two.
+        return _turned_round(_measured_by(champion, candidate))
+    if opponent is None:
+        raise _NotComparableError(
+            "its training run did not score its test part with a champion, so the two were "
+            "measured on other data"
+        )
+    raise _NotComparableError(
+        f"the champion was v{opponent} when it was trained, and v{champion.version} serves now, "
+        "which was measured on other data. Train it again to have them compared"
+    )
+
+
+def _measured_by(judge: Measured, other: Measured) -> _Difference:
+    """What the run of `judge` found on its test part, if that was fair to `other`'s opponent."""
+    metrics = judge.metrics
+    fitted_until = metrics["champion"]["fitted_until"]
+    if fitted_until is None:
+        raise _NotComparableError(
+            f"the bundle of v{other.version} does not say which transactions it was fitted on, and "
+            f"they may be among those that v{judge.version} was tested on"
+        )
+    if datetime.fromisoformat(fitted_until) >= datetime.fromisoformat(metrics["test_from"]):
+        raise _NotComparableError(
+            f"v{other.version} was fitted on transactions until {_moment(fitted_until)}, and the "
+            f"test part of v{judge.version} begins at {_moment(metrics['test_from'])}: it had seen "
+            "part of the answers"
+        )
+    found = metrics["differences"]["champion"]["pr_auc"]
+    if found["interval"] is None:
+        raise _NotComparableError("the test part has too few frauds for an interval")
+    low, high = found["interval"]
+    return _Difference(
+        value=found["difference"],
+        low=low,
+        high=high,
+        candidate=metrics["pr_auc"],
+        champion=metrics["baselines"]["champion"]["pr_auc"],
+        rows=metrics["rows"],
+        frauds=metrics["frauds"],
+    )
+
+
+def _turned_round(found: _Difference) -> _Difference:
+    return found._replace(
+        value=-found.value,
+        low=-found.high,
+        high=-found.low,
+        candidate=found.champion,
+        champion=found.candidate,
+    )
+
+
+def _judge(found: _Difference, champion: str) -> Gate:
+    figures = (
+        f"On the same {found.rows:,} transactions ({found.frauds:,} frauds) its average precision "
+        f"is {found.candidate:.3f} and that of v{champion} {found.champion:.3f}: "
+        f"{found.value:+.3f}, and with 95 % confidence between {found.low:+.3f} and "
+        f"{found.high:+.3f}."
+    )
+    if found.low > 0:
+        return Gate(Verdict.BETTER, f"Better than the champion v{champion}", figures)
+    if found.high < 0:
+        return Gate(Verdict.WORSE, f"Worse than the champion v{champion}", figures)
+    close = f"{figures} That may be chance: a longer test part, with more frauds, would tell."
+    return Gate(Verdict.TOO_CLOSE, f"Too close to the champion v{champion} to call", close)
+
+
+def _not_comparable(reason: str) -> Gate:
+    title = "Not comparable with the champion"
+    return Gate(Verdict.NOT_COMPARABLE, title, f"{reason[0].upper()}{reason[1:]}.")
+
+
+def _opponent(version: Measured) -> str | None:
+    """The champion that a version's run compared it with."""
+    champion = version.metrics.get("champion")
+    return champion["version"] if champion else None
+
+
+def _moment(iso: str) -> str:
+    return f"{datetime.fromisoformat(iso):%Y-%m-%d %H:%M} UTC"

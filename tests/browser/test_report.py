@@ -1,0 +1,289 @@
+"""The page of a training run in a real browser: finished, failed and running."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+from django.utils import timezone
+from playwright.sync_api import Locator, Page, expect
+from sklearn.metrics import average_precision_score
+
+from engine.store import open_store
+from tests import bundles
+from tests.training.pipeline_support import make_columns, run_here, write_dataset, write_spec
+from tests.training.support import make_run
+from training import claims
+from training.models import RunState, TrainingRun
+from training.report_file import report_html
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+# What a careful installation would send; the tests send it with every page.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'"
+)
+
+
+class Trained(NamedTuple):
+    report: dict[str, Any]
+    predictions: pd.DataFrame
+    log: bytes
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Trained:
+    """One real run."""
+    folder = tmp_path_factory.mktemp("trained")
+    columns = make_columns(20_000)
+    dataset = write_dataset(folder / "data", columns)
+    report = run_here(write_spec(folder / "run", dataset))
+    assert report["status"] == "succeeded", report
+    predictions = pd.read_parquet(folder / "run" / "predictions.parquet")
+    amounts = dict(zip(columns["transaction_id"], columns["amount"] / 10_000, strict=True))
+    predictions["amount"] = predictions["transaction_id"].map(amounts)
+    log = b"".join(path.read_bytes() for path in sorted((folder / "run" / "log").iterdir()))
+    return Trained(report, predictions, log)
+
+
+@pytest.fixture
+def runs(fraud, settings, tmp_path: Path) -> None:
+    settings.RUNS_DIR = str(tmp_path / "runs")
+
+
+@pytest.fixture
+def finished(runs, trained: Trained) -> TrainingRun:
+    run = make_run("1.1.0")
+    now = timezone.now()
+    version = bundles.register("1.1.0", metrics=trained.report["metrics"], training_run_id=run.pk)
+    TrainingRun.objects.filter(pk=run.pk).update(
+        state=RunState.SUCCEEDED,
+        started_at=now,
+        finished_at=now,
+        report=trained.report,
+        model_version=version,
+        stage="done",
+        fraction=1.0,
+    )
+    open_store(run.folder).write("log/000001.txt", trained.log)
+    run.refresh_from_db()
+    return run
+
+
+@pytest.fixture
+def strict(operator: Page) -> Page:
+    """The operator's page under a strict content security policy; its console stays empty."""
+    said: list[str] = []
+    operator.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+
+    def add_policy(route: Any) -> None:
+        answer = route.fetch()
+        route.fulfill(
+            response=answer, headers={**answer.headers, "content-security-policy": POLICY}
+        )
+
+    operator.route("**/admin/**", add_policy)
+    yield operator
+    assert said == []
+
+
+def address(run: TrainingRun) -> str:
+    return f"/admin/training/trainingrun/{run.pk}/change/"
+
+
+def picture(page: Page, name: str) -> None:
+    if folder := os.environ.get("SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
+
+
+def figure(page: Page, name: str) -> Locator:
+    return page.locator(f'figure[data-plot="{name}"]')
+
+
+def drawn(plot: Locator, series: str) -> np.ndarray:
+    """(points, 2) what a line shows, read off the picture by its own axes."""
+    line = plot.locator(f'g[data-series="{series}"] .plot-line').first.get_attribute("d")
+    points = np.array([[float(n) for n in pair.split(",")] for pair in re.split("[ML]", line)[1:]])
+    ticks = plot.locator(".plot-tick").evaluate_all(
+        "ticks => ticks.map(t => [t.getAttribute('text-anchor'), t.getAttribute('x'),"
+        " t.getAttribute('y'), t.textContent])"
+    )
+    x_ticks = [(float(x), number(text)) for anchor, x, _, text in ticks if anchor == "middle"]
+    y_ticks = [(float(y) - 4, number(text)) for anchor, _, y, text in ticks if anchor == "end"]
+    return np.column_stack(
+        [
+            np.polyval(np.polyfit(*np.array(axis).T, 1), values)
+            for axis, values in zip((x_ticks, y_ticks), points.T, strict=True)
+        ]
+    )
+
+
+def number(text: str) -> float:
+    return float(text.removesuffix(" %")) / 100 if text.endswith("%") else float(text)
+
+
+def test_a_finished_run_is_drawn_from_its_predictions(strict: Page, finished, trained):
+    page, table = strict, trained.predictions
+    page.goto(address(finished))
+    expect(page.locator("svg.plot-svg")).to_have_count(7)
+
+    labels, risk = table["label"].to_numpy(), table["risk_score"].to_numpy()
+    expect(page.locator(".report-tile").first).to_contain_text(
+        f"{average_precision_score(labels, risk):.4f}"
+    )
+    line = drawn(figure(page, "precision-recall"), "The whole decision")
+    curve = trained.report["curves"]["scores"]["risk"]
+    expected = np.array(
+        [
+            [(risk[labels] >= threshold).mean(), labels[risk >= threshold].mean()]
+            for threshold in curve["threshold"]
+        ]
+    )
+    assert line.shape == expected.shape
+    assert np.abs(line - expected).max() < 1e-3
+
+    roc = drawn(figure(page, "roc"), "Supervised model")[1:-1]
+    score = table["supervised_score"].to_numpy()
+    thresholds = trained.report["curves"]["scores"]["supervised"]["threshold"]
+    expected = np.array(
+        [[(score[~labels] >= each).mean(), (score[labels] >= each).mean()] for each in thresholds]
+    )
+    assert np.abs(roc - expected).max() < 1e-3
+    picture(page, "run-finished")
+
+
+def test_values_are_read_with_the_pointer_the_keys_and_the_table(strict: Page, finished, trained):
+    page = strict
+    page.goto(address(finished))
+    plot = figure(page, "weeks")
+    week = trained.report["curves"]["weeks"][0]
+    share = 100 * week["review"]["recall"]
+    recall = f"{float(f'{share:.3g}'):g} %"
+    plot.locator("svg.plot-svg").focus()
+    page.keyboard.press("ArrowRight")
+    expect(plot.locator(".plot-tip")).to_contain_text(f"Week from Monday: {week['week']}")
+    expect(plot.locator(".plot-tip")).to_contain_text(f"Reviewed or blocked: {recall}")
+    page.keyboard.press("Escape")
+    expect(plot.locator(".plot-tip")).to_be_hidden()
+
+    plot.locator("circle").first.hover()
+    expect(plot.locator(".plot-tip")).to_contain_text(f"{week['frauds']} frauds")
+
+    plot.get_by_text("The numbers").click()
+    rows = plot.locator(".plot-numbers tbody tr")
+    expect(rows).to_have_count(2 * len(trained.report["curves"]["weeks"]))
+    expect(rows.first).to_contain_text(recall)
+
+    pr = figure(page, "precision-recall")
+    pr.get_by_role("button", name="Unsupervised model").click()
+    expect(pr.locator('g[data-series="Unsupervised model"]')).to_have_count(0)
+    expect(pr.locator('g[data-series="Supervised model"]')).to_have_count(1)
+
+
+def test_costs_and_scores_are_chosen_on_the_page(strict: Page, finished, trained):
+    page, table = strict, trained.predictions
+    page.goto(address(finished))
+    plot = figure(page, "cost")
+    page.get_by_label("One review costs").fill("0.02")
+    line = drawn(plot, "Reviewing all from here on")
+    cost = trained.report["curves"]["cost"]
+    risk, labels = table["risk_score"].to_numpy(), table["label"].to_numpy()
+    frauds = table["amount"].to_numpy() * labels
+    expected = [
+        1000 * (frauds[risk < each].sum() + 0.02 * (risk >= each).sum()) / len(risk)
+        for each in cost["threshold"]
+    ]
+    assert np.abs(line[:, 1] - expected).max() < 1e-3 * max(expected)
+
+    plot = figure(page, "distribution")
+    plot.get_by_role("combobox", name="Score").select_option("Supervised model")
+    expect(plot.locator(".plot-label").first).to_have_text("Supervised model: score")
+
+
+def test_the_page_fits_a_telephone_and_the_dark(strict: Page, finished):
+    page = strict
+    page.emulate_media(color_scheme="dark")
+    page.goto(address(finished))
+    expect(page.locator("svg.plot-svg")).to_have_count(7)
+    picture(page, "run-finished-dark")
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('svg.plot-svg')]"
+        ".every(plot => plot.getBoundingClientRect().right <= innerWidth)"
+    )
+    picture(page, "run-finished-narrow-dark")
+    page.emulate_media(color_scheme="light")
+    picture(page, "run-finished-narrow")
+
+
+def test_a_failed_run_says_where_why_and_what_to_do(strict: Page, runs):
+    run = claims.run_claim(str(make_run("1.2.0").pk), worker="one", now=timezone.now())
+    open_store(run.folder).write("log/000001.txt", b"load: 300 rows\nfailed at stage split\n")
+    claims.run_fail(
+        run.pk,
+        worker="one",
+        stage="split",
+        error="The test part has 0 frauds of the 5 needed.",
+        report={"status": "failed", "stage": "split", "error": "…", "peak_memory_mb": 300},
+        now=timezone.now(),
+    )
+    strict.goto(address(run))
+    expect(strict.get_by_text("Failed at split.")).to_be_visible()
+    expect(strict.get_by_text("The test part has 0 frauds")).to_be_visible()
+    expect(strict.get_by_text("Take a longer period, other periods")).to_be_visible()
+    expect(strict.locator("pre.run-log")).to_contain_text("failed at stage split")
+    expect(strict.get_by_role("button", name="Start again")).to_be_visible()
+    picture(strict, "run-failed")
+
+
+def test_a_running_run_shows_its_progress_live_and_then_its_report(
+    strict: Page, runs, trained: Trained
+):
+    run = claims.run_claim(str(make_run("1.3.0").pk), worker="one", now=timezone.now())
+    store = open_store(run.folder)
+
+    def go_on(stage: str, fraction: float, line: bytes) -> None:
+        progress = {"stage": stage, "fraction": fraction, "message": f"{fraction:.0%} of it"}
+        claims.run_heartbeat(run.pk, worker="one", progress=progress, now=timezone.now())
+        store.write(f"log/{int(fraction * 100):06}.txt", line)
+
+    go_on("features", 0.1, b"features: started\n")
+    strict.goto(address(run))
+    expect(strict.locator(".run-head progress")).to_have_attribute("value", "0.1000")
+    expect(strict.locator("pre.run-log")).to_contain_text("features: started")
+    go_on("supervised", 0.4, b"supervised: started\n")
+    expect(strict.locator(".run-head strong")).to_have_text("supervised")
+    expect(strict.locator(".run-head progress")).to_have_attribute("value", "0.4000")
+    expect(strict.locator("pre.run-log")).to_contain_text("supervised: started")
+    picture(strict, "run-running")
+
+    TrainingRun.objects.filter(pk=run.pk).update(
+        state=RunState.SUCCEEDED,
+        report=trained.report,
+        model_version=bundles.register("1.3.0"),
+        finished_at=timezone.now(),
+    )
+    expect(strict.locator("svg.plot-svg")).to_have_count(7)
+
+
+def test_the_report_as_one_file_needs_no_network(browser, finished, tmp_path: Path):
+    path = tmp_path / "report.html"
+    path.write_text(report_html(finished))
+    context = browser.new_context(offline=True, viewport={"width": 1360, "height": 900})
+    page = context.new_page()
+    said: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(path.as_uri())
+    expect(page.locator("svg.plot-svg")).to_have_count(7)
+    expect(page.get_by_role("heading", name="fraud v1.1.0")).to_be_visible()
+    expect(page.locator("pre.run-log")).to_contain_text("evaluate: done")
+    picture(page, "report-file")
+    assert asked == [path.as_uri()]
+    assert said == []
+    context.close()

@@ -1,0 +1,341 @@
+"""The page of a training run's report: what its template shows.
+
+The report is what the training program wrote; that of an older version lacks some parts, which are
+then left out.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from django.template.defaultfilters import filesizeformat
+
+from training import metrics
+from training.metrics import Cell, Figure, Table, at_path
+
+Report = Mapping[str, Any]
+
+HEADLINE = (
+    metrics.AVERAGE_PRECISION,
+    metrics.STOPPED,
+    metrics.VALUE_STOPPED,
+    metrics.REVIEW_PRECISION,
+    metrics.ALERT_RATE,
+    metrics.CARD_PRECISION,
+    metrics.SAVING,
+)
+PARTS = ("train", "validation", "test")
+# The keys of the scores in `curves`, by where the scores are in the metrics.
+CURVE_KEYS = {"risk": (), **{path[-1]: path for path in metrics.SCORES.values() if path}}
+# The scores whose distribution is drawn.
+MODELS = ("risk", "supervised", "unsupervised")
+FIRST_INPUTS = 20
+REMEDIES = {
+    "start": "The program ended before its first stage. Look at the worker's log, then start the "
+    "run again.",
+    "load": "Look at the page of the data set. If its file is gone or damaged, import it again.",
+    "split": "Take a longer period, other periods or a shorter label delay, so that every part has "
+    "transactions and frauds.",
+    "registration": "The training itself succeeded. When the cause is gone, start the run again.",
+}
+OTHERWISE = (
+    "If the reason above says what to change, change it and train again. Otherwise start the run "
+    "again; if it fails in the same way, the log below and the report tell more."
+)
+
+
+class Tile(NamedTuple):
+    """One figure shown large."""
+
+    figure: Figure
+    cell: Cell
+
+
+class Plot(NamedTuple):
+    """A figure that the browser draws."""
+
+    name: str
+    title: str
+    caption: str
+
+
+class Bar(NamedTuple):
+    """A row of a bar chart; `begin`, `low` and `high` in percent of its width."""
+
+    name: str
+    text: str
+    length: float
+    low: float
+    high: float
+
+
+CURVES = (
+    Plot(
+        "precision-recall",
+        "Precision and recall",
+        "Each point is a threshold: how many of the alerts are frauds, and how many of the frauds "
+        "are found. The grey line is a random ranking.",
+    ),
+    Plot(
+        "roc",
+        "ROC",
+        "How many frauds are found at the price of how many legitimate transactions.",
+    ),
+    Plot(
+        "distribution",
+        "Distribution of the scores",
+        "What share of the frauds and of the legitimate transactions has which score. The scale "
+        "of the shares is logarithmic.",
+    ),
+    Plot(
+        "reliability",
+        "Reliability of the risk",
+        "Of the transactions with a risk of about 0.3, three in ten should be frauds: on the grey "
+        "line they are. Rows that a rule blocks are left out.",
+    ),
+    Plot(
+        "cost",
+        "Cost against the threshold",
+        "What fraud, reviews and wrongly blocked payments would cost if everything from one "
+        "threshold on was reviewed, or blocked. Enter other costs to see how the curves move.",
+    ),
+    Plot(
+        "weeks",
+        "Recall by week",
+        "Whether the version holds up while the weeks go by after its training.",
+    ),
+)
+LEARNING = Plot(
+    "learning",
+    "Learning curve",
+    "Average precision on the validation part after each tree. The best one is the last kept.",
+)
+
+
+def report_context(report: Report) -> dict[str, Any]:
+    """What `training/report.html` shows of a finished run; `{}` for a report without metrics."""
+    if not report.get("metrics"):
+        return {}
+    found = report["metrics"]
+    drawn = "histograms" in report.get("curves", {})
+    importances = _importances(report.get("importances", []))
+    slices = report["curves"] if drawn else {"weeks": [], "types": []}
+    return {
+        "sentences": _sentences(found),
+        "tiles": _tiles(found),
+        "plots": [
+            *(CURVES if drawn else ()),
+            *([LEARNING] if drawn and len(report.get("learning_curve", [])) > 1 else ()),
+        ],
+        "scores": [(key, name) for key, name in _names(found).items() if key in MODELS],
+        "costs": found.get("costs") or {"review": 0, "block_legitimate": 0},
+        "costs_given": bool(found.get("costs")),
+        "figures": metrics.figures_table(found),
+        "tables": metrics.metric_tables(found),
+        "slices": [
+            table
+            for table in (
+                metrics.slice_table("By week", "week", slices["weeks"]),
+                metrics.slice_table("By transaction type", "type", slices["types"]),
+            )
+            if table.rows
+        ],
+        "importances": importances[:FIRST_INPUTS],
+        "more_importances": importances[FIRST_INPUTS:],
+        "search": _search_table(report.get("search") or {}),
+        "data": _data_table(report),
+        "data_facts": _data_facts(report),
+        "stages": _stages(report),
+        "embedded": _embedded(report) if drawn else None,
+    }
+
+
+def remedy(stage: str, error: str) -> str:
+    """What a person can do about a run that failed at a stage."""
+    if "memory" in error.lower():
+        return (
+            "Train where there is more memory, on fewer rows (--sample), or fit on fewer of the "
+            "legitimate ones (--fit-rows)."
+        )
+    return REMEDIES.get(stage, OTHERWISE)
+
+
+def _sentences(found: metrics.Metrics) -> list[str]:
+    """What the report says, in words."""
+    stopped, value = metrics.STOPPED.cell(found), metrics.VALUE_STOPPED.cell(found)
+    rate = metrics.ALERT_RATE.cell(found)
+    sentences = [
+        f"On {found['rows']:,} transactions that it had not seen, {found['frauds']:,} of them "
+        f"frauds, this version reviews or blocks {rate.value} and so stops {stopped.value} of the "
+        "frauds"
+        + (f" ({stopped.interval})" if stopped.interval else "")
+        + (f" and {value.value} of their value." if value.value != metrics.NOTHING else ".")
+    ]
+    difference = at_path(found, ("differences", "champion", "pr_auc"))
+    if difference and difference["interval"]:
+        low, high = difference["interval"]
+        sentences.append(
+            "Beside the champion "
+            + (f"v{found['champion']['version']} " if found.get("champion") else "")
+            + f"on the same transactions its average precision is {found['pr_auc']:.3f} and not "
+            f"{found['baselines']['champion']['pr_auc']:.3f}: a difference of "
+            f"{difference['difference']:+.3f} ({low:+.3f} to {high:+.3f})."
+        )
+    if "intervals" in found:
+        sentences.append(
+            f"The ranges hold 95 % of {found['bootstrap']['replicates']} resamples of the "
+            f"{found['bootstrap']['wallets']:,} source wallets: with other wallets of the same "
+            "kind the figures would mostly lie in them."
+        )
+    return sentences
+
+
+def _tiles(found: metrics.Metrics) -> list[Tile]:
+    tiles = [Tile(figure, figure.cell(found)) for figure in HEADLINE]
+    return [tile for tile in tiles if tile.cell.value != metrics.NOTHING]
+
+
+def _names(found: metrics.Metrics) -> dict[str, str]:
+    """The scores' names for people by their keys in `curves`."""
+    by_path = {path: name for name, path in metrics.score_names(found).items()}
+    return {key: by_path[path] for key, path in CURVE_KEYS.items() if path in by_path}
+
+
+def _embedded(report: Report) -> dict[str, Any]:
+    """What the scripts of the page draw from."""
+    found = report["metrics"]
+    return {
+        "curves": report["curves"],
+        "names": _names(found),
+        "thresholds": {name: report["thresholds"][name] for name in ("review", "block")},
+        "fraud_rate": found["fraud_rate"],
+        "learning_curve": report.get("learning_curve", []),
+    }
+
+
+def _importances(found: list[dict[str, Any]]) -> list[Bar]:
+    widest = max((each["high"] for each in found), default=0.0)
+    if widest <= 0:
+        return []
+
+    def share(value: float) -> float:
+        return round(100 * max(value, 0.0) / widest, 2)
+
+    return [
+        Bar(
+            each["name"] + (f" ({each['columns']} columns)" if each["columns"] > 1 else ""),
+            f"{each['drop']:.4f} ({each['low']:.4f} to {each['high']:.4f})",
+            share(each["drop"]),
+            share(each["low"]),
+            share(each["high"]),
+        )
+        for each in found
+    ]
+
+
+def _stages(report: Report) -> list[tuple[str, Bar, str]]:
+    """Each stage with its share of the time and its peak memory."""
+    timings, peaks = report.get("timings", {}), report.get("peaks_mb", {})
+    longest = max(timings.values(), default=0.0) or 1.0
+    return [
+        (
+            stage,
+            Bar(stage, f"{seconds:,.1f} s", round(100 * seconds / longest, 2), 0.0, 0.0),
+            _memory(peaks[stage]) if stage in peaks else metrics.NOTHING,
+        )
+        for stage, seconds in timings.items()
+    ]
+
+
+def _data_table(report: Report) -> Table:
+    parts = at_path(report, ("data", "parts")) or {}
+    return Table(
+        "Data",
+        ("part", "from", "to", "transactions", "frauds", "fraud rate"),
+        [
+            (
+                Cell(name),
+                Cell(_moment(parts[name]["first_at"])),
+                Cell(_moment(parts[name]["last_at"])),
+                Cell(f"{parts[name]['rows']:,}"),
+                Cell(f"{parts[name]['frauds']:,}"),
+                Cell(f"{100 * parts[name]['fraud_rate']:.3f} %"),
+            )
+            for name in PARTS
+            if name in parts
+        ],
+    )
+
+
+def _data_facts(report: Report) -> list[tuple[str, str]]:
+    data, sampling = report.get("data", {}), report.get("sampling", {})
+    thresholds = report.get("thresholds", {})
+    facts = [
+        ("Labels known until", _moment(data["cut_off"]) if "cut_off" in data else ""),
+        ("Label delay", data.get("label_delay", "")),
+        ("Fitted on", _sampling_text(sampling)),
+        ("REVIEW from", f"{thresholds['review']:.4f}" if "review" in thresholds else ""),
+        ("BLOCK from", f"{thresholds['block']:.4f}" if "block" in thresholds else ""),
+        (
+            "Weights",
+            ", ".join(f"{name} {value:g}" for name, value in report.get("weights", {}).items()),
+        ),
+        ("Peak memory", _memory(report["peak_memory_mb"]) if "peak_memory_mb" in report else ""),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _sampling_text(sampling: Mapping[str, Any]) -> str:
+    if sampling.get("fit_rate", 1) >= 1:
+        return ""
+    return (
+        f"{sampling['fit_rows']:,} transactions: every fraud and "
+        f"{metrics.percent(sampling['fit_rate'])} of the legitimate ones, weighted so that the "
+        "fraud rate stays"
+    )
+
+
+def _search_table(search: Mapping[str, Any]) -> Table:
+    """The configurations that were tried: those that went furthest first, the best of them first.
+
+    What is the same in all of them is left out.
+    """
+    trials = [trial for trial in search.get("trials", []) if trial["rounds"]]
+    trials.sort(key=lambda trial: (-len(trial["rounds"]), -_reached(trial)))
+    names = list(dict.fromkeys(name for trial in trials for name in trial["hyperparameters"]))
+    differing = [
+        name
+        for name in names
+        if len({str(trial["hyperparameters"].get(name)) for trial in trials}) > 1
+    ]
+    return Table(
+        "Configurations tried",
+        ("", *(name.replace("_", " ") for name in differing), "rounds", "average precision"),
+        [
+            (
+                Cell(
+                    f"{trial['number']}" + (", kept" if trial["number"] == search["chosen"] else "")
+                ),
+                *(Cell(_plain(trial["hyperparameters"].get(name))) for name in differing),
+                Cell(f"{len(trial['rounds'])}"),
+                Cell(metrics.unit(_reached(trial))),
+            )
+            for trial in trials
+        ],
+    )
+
+
+def _reached(trial: Mapping[str, Any]) -> float:
+    """Average precision on validation in the trial's last round."""
+    return float(trial["rounds"][-1]["average_precision"])
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _moment(text: str) -> str:
+    return text.replace("T", " ").removesuffix("Z")
+
+
+def _memory(megabytes: int) -> str:
+    return str(filesizeformat(megabytes * 2**20))

@@ -1,0 +1,65 @@
+"""A training run's report as one file: HTML that needs nothing else, now or in ten years."""
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+from django.contrib.staticfiles import finders
+from django.template.loader import render_to_string
+from django.utils import timezone
+
+from training import selectors
+from training.models import RunState, TrainingRun
+from training.report import remedy, report_context
+
+STYLES = ("training/report_page.css", "training/report.css")
+SCRIPTS = ("training/plots.js", "training/report.js")
+
+
+class Inlined(NamedTuple):
+    """A file to be put into the page, and its digest as a content security policy names it."""
+
+    text: str
+    digest: str
+
+
+def report_html(run: TrainingRun) -> str:
+    """The report of a run that has ended.
+
+    Its scripts and styles are inside, the browser is told to load and run nothing else, and it
+    follows the reader's light or dark theme.
+
+    Raises StoreUnavailable when the log of the run can't be read.
+    """
+    context = {
+        "title": f"{run.model.name} v{run.version}",
+        "state": run.get_state_display(),
+        "made": f"{timezone.localtime(run.finished_at):%Y-%m-%d %H:%M}" if run.finished_at else "",
+        "stage": run.stage,
+        "error": run.error if run.state == RunState.FAILED else "",
+        "remedy": remedy(run.stage, run.error),
+        "facts": _facts(run),
+        "log": selectors.run_log_tail(run),
+        "styles": [_inlined(name) for name in STYLES],
+        "scripts": [_inlined(name) for name in SCRIPTS],
+    }
+    return render_to_string("training/report_file.html", context | report_context(run.report))
+
+
+def _facts(run: TrainingRun) -> list[tuple[str, str]]:
+    rows = f"the last {run.sample:,}" if run.sample else f"all {run.dataset.rows:,}"
+    return [
+        ("Data set", f"{run.dataset.name}, {rows} transactions"),
+        ("Rules", run.rule_set.name),
+        ("Seed", str(run.seed)),
+        ("Run", str(run.pk)),
+    ]
+
+
+def _inlined(name: str) -> Inlined:
+    found = finders.find(name)
+    assert isinstance(found, str), f"{name} is part of this app"
+    text = Path(found).read_text()
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return Inlined(text, f"sha256-{digest}")
