@@ -21,6 +21,8 @@ from engine.errors import InvalidDataset, RunRefused, StoreUnavailable
 from training import selectors, services
 from training.forms import TrainForm
 from training.models import ACTIVE, Dataset, RunState, TrainingRun
+from training.options import describe_options
+from training.pipeline.spec import decode_options
 from training.report import remedy, report_context
 from training.report_file import report_html
 
@@ -366,6 +368,7 @@ class TrainingRunAdmin(ReadOnlyAdmin):
             ("Rows", f"the last {run.sample:,}" if run.sample else f"all {run.dataset.rows:,}"),
             ("Rules", self._link("deployments_ruleset", run.rule_set)),
             ("Seed", str(run.seed)),
+            *describe_options(decode_options(run.options)),
             ("Requested", _moment(run.created_at, run.requested_by)),
             ("Started", _moment(run.started_at, run.claimed_by)),
             ("Last sign of life", _moment(run.heartbeat_at) if run.is_active else ""),

@@ -14,14 +14,14 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import QuerySet
 
-from deployments.models import ModelVersion, RegisteredModel
+from deployments.models import CHAMPION, Alias, ModelVersion, RegisteredModel
 from deployments.services import version_register
 from engine.bundle import MANIFEST, publish
 from engine.errors import RunRefused, SentinelleError
 from engine.store import Store, open_store
 from training.models import RunState, TrainingRun
 from training.pipeline.run_folder import BUNDLE, REPORT
-from training.pipeline.spec import RuleSpec, RunSpec
+from training.pipeline.spec import Champion, RuleSpec, RunSpec, decode_options
 
 REGISTRATION = "registration"
 
@@ -60,8 +60,23 @@ def run_prepare(run: TrainingRun) -> None:
         rules=RuleSpec(name=run.rule_set.name, toml=run.rule_set.source),
         sample=run.sample,
         seed=run.seed,
+        options=decode_options(run.options),
+        champion=_champion(run.model),
     )
     open_store(run.folder).write("spec.json", msgspec.json.encode(spec))
+
+
+def _champion(model: RegisteredModel) -> Champion | None:
+    """The version that serves now, to be compared with."""
+    alias = Alias.objects.filter(model=model, name=CHAMPION).select_related("version").first()
+    if alias is None:
+        return None
+    serving = alias.version
+    return Champion(
+        version=serving.version,
+        location=f"{settings.ARTIFACTS_DIR}/{serving.location}",
+        manifest_sha256=serving.manifest_sha256,
+    )
 
 
 def run_heartbeat(
@@ -96,7 +111,10 @@ def run_finish(run_id: uuid.UUID, *, worker: str, ended: str, now: datetime) -> 
     if report is None:
         reason = f"The training program ended without a report ({ended})."
         if "SIGKILL" in ended:
-            reason += " The system does that when memory runs out; try --sample."
+            reason += (
+                " The system does that when memory runs out: give --memory-limit, so that the run "
+                "plans for less, or --sample."
+            )
         return run_fail(run_id, worker=worker, error=reason, now=now)
     if report["status"] != "succeeded":
         return run_fail(

@@ -9,6 +9,14 @@ from deployments.models import RegisteredModel, RuleSet
 from engine.errors import RunRefused
 from training import selectors
 from training.models import Dataset
+from training.options import COUNTS, DATES, FIELDS, NUMBERS, read_options
+
+# Options that are not text.
+KINDS: dict[str, type[forms.Field]] = {
+    **dict.fromkeys(DATES, forms.DateTimeField),
+    **dict.fromkeys(NUMBERS, forms.FloatField),
+    **dict.fromkeys(COUNTS, forms.IntegerField),
+}
 
 
 class TrainForm(forms.Form):
@@ -41,6 +49,14 @@ class TrainForm(forms.Form):
         initial=0, min_value=0, max_value=2**31 - 1, help_text="The same seed, the same version."
     )
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for option in FIELDS:
+            kind = KINDS.get(option.name, forms.CharField)
+            self.fields[option.name] = kind(
+                required=False, label=option.label, help_text=option.help
+            )
+
     @staticmethod
     def suggestions() -> dict[str, Any]:
         """Initial values: the usual model, and its next minor version."""
@@ -48,7 +64,10 @@ class TrainForm(forms.Form):
         return {"model": name, "version": selectors.next_version(name)}
 
     def arguments(self) -> dict[str, Any]:
-        """The arguments of `run_create` from a valid form."""
+        """The arguments of `run_create` from a valid form.
+
+        Raises RunRefused for options that can't be.
+        """
         values = self.cleaned_data
         return {
             "model": values["model"].name,
@@ -57,6 +76,7 @@ class TrainForm(forms.Form):
             "rules": values["rules"].name if values["rules"] else None,
             "sample": values["sample"],
             "seed": values["seed"],
+            "options": read_options({option.name: values[option.name] for option in FIELDS}),
         }
 
     def show(self, refusal: RunRefused) -> None:

@@ -74,6 +74,11 @@ class TrainingRun(models.Model):
         help_text="Only the most recent rows; such a version can't be promoted",
     )
     seed = models.PositiveIntegerField(default=0)
+    options = models.JSONField(
+        default=dict,
+        blank=True,
+        help_text="Those of pipeline.spec.Options that are not the default",
+    )
     launcher = models.CharField(max_length=16, default="local")
     state = models.CharField(max_length=16, choices=RunState.choices, default=RunState.QUEUED)
     requested_by = models.CharField(max_length=150, blank=True)

@@ -24,6 +24,8 @@ from kombu.exceptions import OperationalError as BrokerError
 from deployments.models import ModelVersion, RegisteredModel, RuleSet
 from engine.errors import FieldError, InvalidDataset, RunRefused, SentinelleError
 from training.models import ACTIVE, Dataset, RunState, TrainingRun
+from training.pipeline.durations import parse_duration
+from training.pipeline.spec import Options, decode_options, encode_options
 
 logger = logging.getLogger(__name__)
 
@@ -124,6 +126,7 @@ def run_create(
     rules: str | None = None,
     sample: int | None = None,
     seed: int = 0,
+    options: Options | None = None,
     requested_by: str = "",
 ) -> TrainingRun:
     """Create a queued run, and send its message once the transaction commits.
@@ -131,19 +134,22 @@ def run_create(
     Args:
         dataset, model, rules: names. No `rules` means those that serve for the model.
         sample: only the most recent rows; the version can then not be promoted.
+        options: everything else; without a label delay, that of the data set.
 
     Raises:
         RunRefused: a name is unknown, the version is malformed, registered or being trained;
             `errors` names the field.
     """
     registered = _named(RegisteredModel, "model", "model", model)
+    data: Dataset = _named(Dataset, "dataset", "data set", dataset)
     run = TrainingRun(
         model=registered,
         version=version,
-        dataset=_named(Dataset, "dataset", "data set", dataset),
+        dataset=data,
         rule_set=_rule_set(registered, rules),
         sample=sample,
         seed=seed,
+        options=encode_options(_with_label_delay(options or Options(), data)),
         requested_by=requested_by,
     )
     _checked(run, error=RunRefused, validate_constraints=False)
@@ -181,8 +187,17 @@ def run_restart(run: TrainingRun, *, requested_by: str = "") -> TrainingRun:
         rules=run.rule_set.name,
         sample=run.sample,
         seed=run.seed,
+        options=decode_options(run.options),
         requested_by=requested_by,
     )
+
+
+def _with_label_delay(options: Options, dataset: Dataset) -> Options:
+    """The options with the label delay that the data set says, where they have none."""
+    written = dataset.summary.get("label_delay")
+    if options.label_delay_us is not None or written is None:
+        return options
+    return msgspec.structs.replace(options, label_delay_us=parse_duration(written))
 
 
 def _named(kind: type[models.Model], field: str, words: str, name: str) -> Any:

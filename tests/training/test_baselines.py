@@ -32,11 +32,11 @@ def precision(scores, labels) -> float:
 def test_it_learns_from_values_and_from_their_absence():
     matrix, labels = make()
     test, test_labels = make(seed=1)
-    scores = logistic_baseline(matrix, labels, np.ones(len(labels)), test, seed=0)
+    scores = logistic_baseline(matrix, labels, np.ones(len(labels)), seed=0)(test)
     assert scores.shape == (len(test),)
     assert ((scores > 0) & (scores < 1)).all()
     assert scores.mean() == pytest.approx(test_labels.mean(), abs=0.01)
-    without = logistic_baseline(matrix[:, :3], labels, np.ones(len(labels)), test[:, :3], seed=0)
+    without = logistic_baseline(matrix[:, :3], labels, np.ones(len(labels)), seed=0)(test[:, :3])
     assert precision(scores, test_labels) > 1.3 * precision(without, test_labels) > 0.3
 
 
@@ -44,16 +44,16 @@ def test_drawing_rows_keeps_the_prior(monkeypatch):
     matrix, labels = make(40_000)
     test, _ = make(seed=1)
     ones = np.ones(len(labels))
-    whole = logistic_baseline(matrix, labels, ones, test, seed=0)
+    whole = logistic_baseline(matrix, labels, ones, seed=0)(test)
     monkeypatch.setattr(baselines, "FIT_ROWS", 6_000)
-    drawn = logistic_baseline(matrix, labels, ones, test, seed=0)
+    drawn = logistic_baseline(matrix, labels, ones, seed=0)(test)
     assert drawn.mean() == pytest.approx(whole.mean(), rel=0.1)
     assert np.corrcoef(whole, drawn)[0, 1] > 0.99
     assert not np.array_equal(whole, drawn)
     # Legitimate rows that stand for ten already.
     kept = labels | (np.arange(len(labels)) % 10 == 0)
     weights = np.where(labels, 1.0, 10.0)[kept]
-    weighted = logistic_baseline(matrix[kept], labels[kept], weights, test, seed=0)
+    weighted = logistic_baseline(matrix[kept], labels[kept], weights, seed=0)(test)
     assert weighted.mean() == pytest.approx(whole.mean(), rel=0.1)
 
 

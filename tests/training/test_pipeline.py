@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import joblib
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -273,6 +274,102 @@ def test_shuffled_labels_can_not_be_learnt(tmp_path):
     metrics = run_here(write_spec(tmp_path / "run", dataset))["metrics"]
     assert metrics["supervised"]["pr_auc"] < 3 * metrics["fraud_rate"]
     assert 0.35 < metrics["supervised"]["roc_auc"] < 0.65
+
+
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory, finished) -> Finished:
+    """A run with costs, attributes, periods, fewer rows to fit on, a search, and the first run's
+    version as champion; a tenth of the data set's labels says when it was known."""
+    columns = make_columns(ROWS)
+    rng = np.random.default_rng(6)
+    created_at = np.asarray(columns["created_at"]).astype("datetime64[us]")
+    known_at = created_at + rng.integers(0, 10 * 86_400, ROWS).astype("timedelta64[s]")
+    columns["label_known_at"] = pa.array(known_at, mask=rng.random(ROWS) < 0.9)
+    columns["attribute_device_age"] = rng.exponential(100, ROWS)
+    columns["attribute_trusted"] = pa.array(rng.random(ROWS) < 0.5, mask=rng.random(ROWS) < 0.1)
+    columns["attribute_channel"] = np.array(["web", "app", None], object)[rng.integers(0, 3, ROWS)]
+    options = {
+        "hyperparameters": {**QUICK, "supervised": {"max_iter": 15}},
+        "without": ["balances"],
+        "label_delay_us": 3 * 86_400_000_000,
+        "cut_off": "2026-02-16T00:00:00Z",
+        "periods": {
+            "train_from": "2026-01-05T00:00:00Z",
+            "train_until": "2026-02-01T00:00:00Z",
+            "validate_until": "2026-02-13T00:00:00Z",
+            "test_until": "2026-02-27T00:00:00Z",
+        },
+        "costs": {"review": 2.0, "block_legitimate": 30.0},
+        "search": {"configurations": 2, "minutes": 10},
+        "fit_rows": 2_000,
+    }
+    champion = {
+        "version": "1.0.0",
+        "location": str(finished.folder / "bundle"),
+        "manifest_sha256": finished.report["manifest_sha256"],
+    }
+    dataset = write_dataset(tmp_path_factory.mktemp("data"), columns)
+    folder = tmp_path_factory.mktemp("runs") / "run-2"
+    report = run_here(write_spec(folder, dataset, options=options, champion=champion))
+    assert report["status"] == "succeeded", report.get("traceback")
+    return Finished(folder, report, dataset)
+
+
+def test_options_decide_what_is_trained_on(chosen):
+    data = chosen.report["data"]
+    parts = {
+        name: (part["first_at"][:10], part["last_at"][:10]) for name, part in data["parts"].items()
+    }
+    assert parts == {
+        "train": ("2026-01-05", "2026-01-31"),
+        "validation": ("2026-02-01", "2026-02-12"),
+        "test": ("2026-02-16", "2026-02-26"),
+    }
+    sampling = chosen.report["sampling"]
+    assert sampling["fit_rows"] == 2_000 + data["parts"]["train"]["frauds"]
+    legitimate = data["parts"]["train"]["rows"] - data["parts"]["train"]["frauds"]
+    assert sampling["fit_rate"] == pytest.approx(2_000 / legitimate)
+    bundle = load_bundle(LocalStore(chosen.folder), "bundle", chosen.report["manifest_sha256"])
+    assert bundle.label_delay == 3 * 86_400_000_000
+    names = set(bundle.schema.names)
+    assert names >= {"attribute_device_age", "attribute_trusted", "attribute_channel_is_web"}
+    assert not names & {"source_balance", "amount_to_balance"}
+    search = chosen.report["search"]
+    assert [trial["number"] for trial in search["trials"]] == [0, 1]
+
+
+def test_costs_set_the_thresholds_and_the_saving_is_reported(chosen):
+    policy, thresholds = chosen.report["policy"], chosen.report["thresholds"]
+    assert policy["calibrated"]
+    assert policy["saving_per_1000"] > 0
+    assert 0 < thresholds["review"] <= thresholds["block"] <= 1
+    assert chosen.report["metrics"]["costs"] == {"review": 2.0, "block_legitimate": 30.0}
+
+
+def test_it_is_judged_beside_a_logistic_regression_and_the_champion(chosen):
+    metrics = chosen.report["metrics"]
+    assert chosen.report["champion_error"] is None
+    assert metrics["champion"]["version"] == "1.0.0"
+    assert metrics["champion"]["fitted_until"] < "2026-02-14"
+    assert {"rules", "logistic", "champion"} <= metrics["differences"].keys()
+    names = {each["name"] for each in chosen.report["importances"]}
+    assert {"amount", "attribute_channel", "transaction_type"} <= names
+
+
+def test_each_stage_tells_its_time_and_its_peak(chosen):
+    assert chosen.report["timings"].keys() == chosen.report["peaks_mb"].keys()
+    assert max(chosen.report["peaks_mb"].values()) <= chosen.report["peak_memory_mb"]
+    assert min(chosen.report["peaks_mb"].values()) > 50
+
+
+def test_a_champion_that_can_not_be_loaded_is_told_and_not_fatal(finished, tmp_path):
+    champion = {"version": "0.9.0", "location": str(tmp_path / "gone"), "manifest_sha256": "0" * 64}
+    options = {"hyperparameters": {**QUICK, "supervised": {"max_iter": 5}}}
+    folder = write_spec(tmp_path / "run", finished.dataset, options=options, champion=champion)
+    report = run_here(folder)
+    assert report["status"] == "succeeded"
+    assert "v0.9.0 can't be compared with" in report["champion_error"]
+    assert "champion" not in report["metrics"]["differences"]
 
 
 def test_a_sample_is_the_most_recent_rows_and_not_deployable(finished, tmp_path):

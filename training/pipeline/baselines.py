@@ -1,5 +1,6 @@
 """A model that a new one must beat to be worth its trouble: a logistic regression."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -31,8 +32,11 @@ class _Scale(NamedTuple):
         return np.hstack([np.nan_to_num(scaled, copy=False), missing])
 
 
-def logistic_baseline(train: Array, labels: Mask, weights: Array, test: Array, seed: int) -> Array:
-    """(test rows,) probabilities of a fraud, by a logistic regression on the same columns.
+def logistic_baseline(
+    train: Array, labels: Mask, weights: Array, seed: int
+) -> Callable[[Array], Array]:
+    """A logistic regression on the same columns, as a function from (rows, columns) to (rows,)
+    probabilities of a fraud.
 
     It is fitted on every fraud and at most 200,000 rows in all; legitimate rows drawn for it weigh
     as much as all of them did.
@@ -40,19 +44,23 @@ def logistic_baseline(train: Array, labels: Mask, weights: Array, test: Array, s
     Args:
         train: (rows, columns), NaN where a value is not known.
         labels, weights: (rows,) of `train`.
-        test: (test rows, columns).
     """
     rows, drawn_weights = _draw(labels, weights, seed)
-    scale = _scale(train[rows])
+    drawn = train[rows]
+    scale = _scale(drawn)
     model = LogisticRegression(max_iter=300, tol=1e-3)
-    model.fit(scale.apply(train[rows]), labels[rows], sample_weight=drawn_weights)
-    chunks = range(0, len(test), SCORED_AT_ONCE)
-    return np.concatenate(
-        [
-            model.predict_proba(scale.apply(test[begin : begin + SCORED_AT_ONCE]))[:, 1]
-            for begin in chunks
-        ]
-    )
+    model.fit(scale.apply(drawn), labels[rows], sample_weight=drawn_weights)
+
+    def predict(matrix: Array) -> Array:
+        chunks = range(0, len(matrix), SCORED_AT_ONCE)
+        return np.concatenate(
+            [
+                model.predict_proba(scale.apply(matrix[begin : begin + SCORED_AT_ONCE]))[:, 1]
+                for begin in chunks
+            ]
+        )
+
+    return predict
 
 
 def _draw(labels: Mask, weights: Array, seed: int) -> tuple[NDArray[np.int64], Array]:

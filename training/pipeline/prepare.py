@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import InvalidDataset
-from engine.features.replay import replay, visible_at_once
+from engine.features.replay import Past, visible_at_once
 from engine.features.schema import Attribute, FeatureSchema
 from training.pipeline.durations import format_duration
 from training.pipeline.labels import fraud_visible_from, labels_at
@@ -25,7 +25,7 @@ MAX_CATEGORIES = 30
 # Fewer than these and the part decides nothing: (rows, frauds).
 MINIMUM = {"train": (500, 20), "validation": (100, 5), "test": (100, 5)}
 # Rows whose features are in memory at a time beside the matrix that they are made into.
-BLOCK = 1_000_000
+BLOCK = 250_000
 
 
 class Parts(NamedTuple):
@@ -137,28 +137,24 @@ class Features:
     """
 
     def __init__(self, parts: Parts, schema: FeatureSchema) -> None:
-        data, label_delay = parts.data, parts.label_delay
+        data = parts.data
         self.schema = schema
         self._data = data
-        self._label_delay = label_delay
         self._country = data.country_codes
-        self._failed_visible_from = visible_at_once(data.failed)
-        self._fraud_visible_from = fraud_visible_from(data, label_delay)
-
-    def history(self, rows: Rows) -> Matrix:
-        """(len(rows), len(CATALOGUE)): the historical features of some rows."""
-        data = self._data
-        return replay(
+        self._past = Past(
             data.created_at,
             data.amount,
             data.source,
             data.destination,
             self._country,
-            failed_visible_from=self._failed_visible_from,
-            fraud_visible_from=self._fraud_visible_from,
-            label_delay=self._label_delay,
-            rows=rows,
+            failed_visible_from=visible_at_once(data.failed),
+            fraud_visible_from=fraud_visible_from(data, parts.label_delay),
+            label_delay=parts.label_delay,
         )
+
+    def history(self, rows: Rows) -> Matrix:
+        """(len(rows), len(CATALOGUE)): the historical features of some rows."""
+        return self._past.features(rows)
 
     def matrix(self, rows: Rows, progress: Callable[[int], None] = lambda _: None) -> Matrix:
         """(len(rows), len(schema.names)), NaN where a value is not known.

@@ -9,13 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.features.catalogue import CATALOGUE, LABEL_DELAY
+from engine.features.catalogue import LABEL_DELAY
 from engine.features.kernel import UNITS
-from engine.policy import PiecewiseLinear
 from engine.rules import RuleSet
-from training.pipeline.calibrate import anomaly_scale
+from training.pipeline.baselines import logistic_baseline
 from training.pipeline.decide import Decided, Validation, set_policy
-from training.pipeline.evaluate import Scores, TestPart, curves, evaluate
 from training.pipeline.export import (
     Training,
     check_export,
@@ -26,24 +24,26 @@ from training.pipeline.export import (
 from training.pipeline.fit import (
     FitPart,
     Supervised,
-    Unsupervised,
-    fit_supervised,
     fit_unsupervised,
     supervised_score,
 )
+from training.pipeline.importance import permutation_importances
+from training.pipeline.judge import judge
 from training.pipeline.memory import peak_memory_mb
-from training.pipeline.prepare import BLOCK, Features, Parts, choose_schema, describe, split_data
+from training.pipeline.prepare import Features, Parts, choose_schema, describe, split_data
 from training.pipeline.progress import Progress
 from training.pipeline.rules_replay import RuleReplay
 from training.pipeline.run_folder import PREDICTIONS, RunFolder
 from training.pipeline.sampling import Sample, draw
+from training.pipeline.score import Models, Scored, score_later_rows
+from training.pipeline.search import Found, search
 from training.pipeline.spec import Options, RunSpec
-from training.pipeline.table import Text, Transactions, read_transactions
+from training.pipeline.table import Transactions, read_transactions
 
 # A tree is stopped by the average precision on this many legitimate validation rows at most.
 STOP_ROWS = 200_000
-# Test rows that the export is compared on.
-TEST_SAMPLE_ROWS = 50_000
+# Test rows that the export is compared on and the importances are measured on.
+TEST_SAMPLE_ROWS = 100_000
 
 
 class Fitting(NamedTuple):
@@ -56,20 +56,13 @@ class Fitting(NamedTuple):
     stop_rate: float
 
 
-class Scored(NamedTuple):
-    """The rows from the first of validation to the last of test, in order."""
+class Exported(NamedTuple):
+    """The files to be served, and what was found out about the models on the way."""
 
-    rows: slice
-    history: NDArray[np.float64]
-    """(rows, len(CATALOGUE)): what rules read of the past."""
-    supervised: NDArray[np.float64]
-    unsupervised: NDArray[np.float64]
-    anomaly: PiecewiseLinear
-    """From the forest's raw scores to `unsupervised`."""
-
-    def within(self, part: slice) -> slice:
-        """Where the rows of a part are among these."""
-        return slice(part.start - self.rows.start, part.stop - self.rows.start)
+    files: dict[str, bytes]
+    difference: float
+    """The largest one from scikit-learn's scores."""
+    importances: list[dict[str, Any]]
 
 
 def train(spec: RunSpec, folder: RunFolder) -> dict[str, Any]:
@@ -89,57 +82,46 @@ def train(spec: RunSpec, folder: RunFolder) -> dict[str, Any]:
     with progress.stage("features"):
         fitting = _features(parts, spec, progress)
     with progress.stage("supervised"):
-        supervised = _fit_supervised(fitting, spec, progress)
+        found = _fit_supervised(fitting, spec, progress)
     with progress.stage("unsupervised"):
-        unsupervised = fit_unsupervised(
-            fitting.train,
-            seed=spec.seed,
-            hyperparameters=spec.options.hyperparameters.unsupervised,
-        )
+        models = _fit_others(fitting, found.best, spec)
     with progress.stage("scores"):
-        scored = _score(parts, fitting.features, supervised, unsupervised, progress)
+        scored = score_later_rows(parts, fitting.features, models, progress.within)
     with progress.stage("policy"):
         decided = _decide(parts, scored, rules, spec.options, progress)
     with progress.stage("evaluate"):
-        metrics, drawn = _evaluate(parts, scored, decided, spec)
+        judged = judge(parts, scored, decided, rules, spec, progress.within)
         folder.store.write(PREDICTIONS, _predictions(parts, scored, decided))
     with progress.stage("export"):
-        files = export_models(supervised, unsupervised)
-        test_rows = _test_sample(parts, spec.seed)
-        difference = check_export(
-            files,
-            supervised,
-            unsupervised,
-            scored.anomaly,
-            fitting.features.schema,
-            fitting.features.matrix(test_rows.rows),
-            spec.seed,
-        )
-        folder.log(f"export: largest difference from scikit-learn {difference:.1e}")
+        exported = _export(parts, fitting, models, scored, spec)
+        folder.log(f"export: largest difference from scikit-learn {exported.difference:.1e}")
     with progress.stage("bundle"):
         training = Training(
             spec=spec,
             schema=fitting.features.schema,
-            supervised=supervised,
-            unsupervised=unsupervised,
+            supervised=found.best,
+            unsupervised=models.unsupervised,
             anomaly=scored.anomaly,
             policy=decided.policy,
             label_delay=parts.label_delay,
             rules_sha256=rules.sha256,
-            metrics=metrics,
+            metrics=judged.metrics,
             data=describe(parts, spec),
-            export_difference=difference,
+            export_difference=exported.difference,
         )
+        live = _live_scores(parts, scored, decided)
         manifest_sha256 = write_run_bundle(
-            folder.store, training, files, fitting.train, _live_scores(parts, scored, decided)
+            folder.store, training, exported.files, fitting.train, live
         )
     return {
         "status": "succeeded",
         "run_id": spec.run_id,
         "model": spec.model,
         "version": spec.version,
-        "metrics": metrics,
-        "curves": drawn,
+        "metrics": judged.metrics,
+        "curves": judged.curves,
+        "importances": exported.importances,
+        "champion_error": judged.champion_error,
         "timings": progress.timings,
         "peaks_mb": progress.peaks,
         "data": training.data,
@@ -147,8 +129,9 @@ def train(spec: RunSpec, folder: RunFolder) -> dict[str, Any]:
         "policy": _describe_policy(decided),
         "thresholds": decided.thresholds._asdict(),
         "weights": asdict(decided.policy.weights),
-        "learning_curve": [round(score, 6) for score in supervised.learning_curve],
-        "export_difference": difference,
+        "search": found.describe(),
+        "learning_curve": [round(score, 6) for score in found.best.learning_curve],
+        "export_difference": exported.difference,
         "peak_memory_mb": peak_memory_mb(),
         "manifest_sha256": manifest_sha256,
         "deployable": spec.sample is None,
@@ -179,46 +162,21 @@ def _features(parts: Parts, spec: RunSpec, progress: Progress) -> Fitting:
     return Fitting(features, matrix(train, 0), train.rate, matrix(stop, len(train.rows)), stop.rate)
 
 
-def _fit_supervised(fitting: Fitting, spec: RunSpec, progress: Progress) -> Supervised:
-    hyperparameters = spec.options.hyperparameters.supervised
-    trees = int(hyperparameters.get("max_iter", 300))
-    fitted = fit_supervised(
+def _fit_supervised(fitting: Fitting, spec: RunSpec, progress: Progress) -> Found:
+    found = search(
         fitting.train,
         fitting.stop,
+        spec.options.search,
         seed=spec.seed,
-        hyperparameters=hyperparameters,
-        progress=lambda done: progress.within(done / trees, f"{done} trees"),
+        hyperparameters=spec.options.hyperparameters.supervised,
+        progress=progress.within,
     )
+    best = found.best
     progress.folder.log(
-        f"supervised: {fitted.model.n_iter_} trees kept of {len(fitted.learning_curve) - 1}, "
-        f"validation average precision {max(fitted.learning_curve):.4f}"
+        f"supervised: {best.model.n_iter_} trees kept of {len(best.learning_curve) - 1}, "
+        f"validation average precision {max(best.learning_curve):.4f}"
     )
-    return fitted
-
-
-def _score(
-    parts: Parts,
-    features: Features,
-    supervised: Supervised,
-    unsupervised: Unsupervised,
-    progress: Progress,
-) -> Scored:
-    """Both models on validation, the gap and test, in blocks: their matrix would not fit."""
-    rows = slice(parts.split.validation.start, parts.split.test.stop)
-    count = rows.stop - rows.start
-    history = np.empty((count, len(CATALOGUE)))
-    scores, raw = np.empty(count), np.empty(count)
-    for start in range(0, count, BLOCK):
-        block = slice(start, min(start + BLOCK, count))
-        at = np.arange(block.start, block.stop) + rows.start
-        history[block] = features.history(at)
-        matrix = features.assemble(at, history[block])
-        scores[block] = supervised_score(supervised.model, matrix)
-        raw[block] = unsupervised.raw_score(matrix)
-        progress.within(block.stop / count, f"{block.stop:,} rows")
-    validation = slice(0, parts.split.validation.stop - rows.start)
-    anomaly = anomaly_scale(raw[validation])
-    return Scored(rows, history, scores, anomaly(raw), anomaly)
+    return found
 
 
 def _decide(
@@ -237,32 +195,6 @@ def _decide(
     return set_policy(rule_replay, scored.supervised, scored.unsupervised, known, options)
 
 
-def _evaluate(
-    parts: Parts, scored: Scored, decided: Decided, spec: RunSpec
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    test, among = parts.split.test, scored.within(parts.split.test)
-    data = parts.data
-    types = data.text["transaction_type"]
-    part = TestPart(
-        labels=data.is_fraud[test],
-        amount=data.amount[test] / UNITS,
-        source=data.source[test],
-        created_at=data.created_at[test],
-        transaction_type=Text(types.codes[test], types.names),
-        scores=Scores(
-            supervised=scored.supervised[among],
-            unsupervised=scored.unsupervised[among],
-            rule_score=decided.replayed.rule_score[among],
-            rule_blocked=decided.replayed.rule_blocked[among],
-            risk=decided.replayed.risk[among],
-        ),
-    )
-    thresholds = {"review": decided.policy.review, "block": decided.policy.block}
-    costs = spec.options.costs
-    metrics = evaluate(part, thresholds, baselines={}, costs=costs, seed=spec.seed)
-    return metrics, curves(part, thresholds, baselines={}, seed=spec.seed)
-
-
 def _predictions(parts: Parts, scored: Scored, decided: Decided) -> bytes:
     test = scored.within(parts.split.test)
     return predictions_parquet(
@@ -275,9 +207,44 @@ def _predictions(parts: Parts, scored: Scored, decided: Decided) -> bytes:
     )
 
 
-def _test_sample(parts: Parts, seed: int) -> Sample:
-    rng = np.random.default_rng(seed)
-    return draw(parts.split.test, parts.data.is_fraud, TEST_SAMPLE_ROWS, rng)
+def _fit_others(fitting: Fitting, supervised: Supervised, spec: RunSpec) -> Models:
+    """The forest, and the logistic regression that the boosting must beat."""
+    train = fitting.train
+    unsupervised = fit_unsupervised(
+        train, seed=spec.seed, hyperparameters=spec.options.hyperparameters.unsupervised
+    )
+    logistic = logistic_baseline(train.matrix, train.labels, train.weights, spec.seed)
+    return Models(supervised, unsupervised, logistic)
+
+
+def _export(
+    parts: Parts, fitting: Fitting, models: Models, scored: Scored, spec: RunSpec
+) -> Exported:
+    """The model files, compared with scikit-learn on test rows; the importances, on the same."""
+    test = parts.split.test
+    drawn = min(TEST_SAMPLE_ROWS, test.stop - test.start)
+    rng = np.random.default_rng(spec.seed)
+    rows = np.sort(rng.choice(np.arange(test.start, test.stop), drawn, replace=False))
+    features = fitting.features
+    matrix = features.matrix(rows)
+    files = export_models(models.supervised, models.unsupervised)
+    difference = check_export(
+        files,
+        models.supervised,
+        models.unsupervised,
+        scored.anomaly,
+        features.schema,
+        matrix,
+        spec.seed,
+    )
+    importances = permutation_importances(
+        lambda values: supervised_score(models.supervised.model, values),
+        matrix,
+        parts.data.is_fraud[rows],
+        features.schema.names,
+        spec.seed,
+    )
+    return Exported(files, difference, importances)
 
 
 def _live_scores(parts: Parts, scored: Scored, decided: Decided) -> dict[str, NDArray[np.float64]]:

@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -12,12 +13,30 @@ from django.utils import timezone
 
 from deployments.management.base import SentinelleCommand, system_user
 from training import selectors, services
+from training.management.commands.simulate import parse_date
 from training.metrics import metric_tables, text_table
 from training.models import RunState, TrainingRun
+from training.options import COUNTS, DATES, FIELDS, NUMBERS, describe_options, read_options
+from training.pipeline.spec import decode_options
 
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 10
 BAR = 24
+TYPES: dict[str, Callable[[str], Any]] = {
+    **dict.fromkeys(DATES, parse_date),
+    **dict.fromkeys(NUMBERS, float),
+    **dict.fromkeys(COUNTS, int),
+}
+METAVARS = {
+    **dict.fromkeys(DATES, "DATE"),
+    "label_delay": "DURATION",
+    "without": "GROUPS",
+    **dict.fromkeys(COUNTS, "N"),
+    "budget": "MINUTES",
+    **dict.fromkeys(("review_rate", "block_rate"), "SHARE"),
+    **dict.fromkeys(("cost_review", "cost_block_legit"), "COST"),
+    "memory_limit": "SIZE",
+}
 
 
 class Command(SentinelleCommand):
@@ -25,8 +44,16 @@ class Command(SentinelleCommand):
     examples = """Examples:
   manage.py train --dataset demo --version 1.0.0 --wait
   manage.py train --dataset demo --version 1.1.0-trial --sample 50000 --rules none
+  manage.py train --dataset demo --version 1.2.0 --search 20 --budget 30 --wait
+  manage.py train --dataset cards --version 2.0.0 --label-delay 7d \
+      --train-until 2026-03-01 --validate-until 2026-03-15 --test-until 2026-04-15
+  manage.py train --dataset cards --version 2.1.0 --review-rate 0.005 --block-rate 0.0005
+  manage.py train --dataset cards --version 2.2.0 --cost-review 4 --cost-block-legit 25
+  manage.py train --dataset paysim --version 3.0.0 --rules none --without labels,balances
   manage.py train --restart 4f1c0e2a-5d2b-4b1e-9a55-0c6f6a3f5d11 --wait
-"""
+
+Time goes  train | validation | label delay | test.  Nothing that becomes known after the cut-off
+decides what is fitted or tuned. docs/training.md explains each option."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--dataset", help="name of an imported data set")
@@ -35,6 +62,13 @@ class Command(SentinelleCommand):
         parser.add_argument("--rules", help="rule set, or none; by default the one that serves")
         parser.add_argument("--sample", type=int, help="only the most recent N rows")
         parser.add_argument("--seed", type=int, default=0)
+        for option in FIELDS:
+            parser.add_argument(
+                f"--{option.name.replace('_', '-')}",
+                type=TYPES.get(option.name, str),
+                metavar=METAVARS.get(option.name),
+                help=option.help.replace("%", "%%"),
+            )
         parser.add_argument("--restart", type=UUID, metavar="RUN", help="start a run again")
         parser.add_argument("--follow", type=UUID, metavar="RUN", help="wait for a run that exists")
         parser.add_argument("--wait", action="store_true", help="follow the run until it ends")
@@ -64,6 +98,7 @@ class Command(SentinelleCommand):
                 rules=options["rules"],
                 sample=options["sample"],
                 seed=options["seed"],
+                options=read_options({option.name: options[option.name] for option in FIELDS}),
                 requested_by=system_user(),
             )
         else:
@@ -74,6 +109,8 @@ class Command(SentinelleCommand):
             f"Run {run.pk}: {run.model.name} v{run.version} on “{data.name}” ({part}{data.rows:,} "
             f"transactions, {data.fraud_rate:.2%} frauds), rules “{run.rule_set.name}”."
         )
+        for name, value in describe_options(decode_options(run.options)):
+            self.stdout.write(f"  {name}: {value}")
         return run
 
 

@@ -1,0 +1,240 @@
+"""A run's options: from what people write to `spec.Options`, and back to words."""
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from engine.errors import FieldError, RunRefused
+from training.pipeline.durations import format_duration, parse_duration
+from training.pipeline.spec import InvalidSpec, Options, decode_options
+
+DEFAULTS = Options()
+DATES = ("train_from", "train_until", "validate_until", "test_until", "cut_off")
+NUMBERS = ("budget", "review_rate", "block_rate", "cost_review", "cost_block_legit")
+COUNTS = ("search", "fit_rows")
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(MB|GB)", re.IGNORECASE)
+
+
+class OptionField(NamedTuple):
+    """How one option is given: the argument of the command and the field of the form, by name."""
+
+    name: str
+    path: tuple[str, ...]
+    """Where it is in `spec.Options`."""
+    label: str
+    help: str
+
+
+FIELDS = (
+    OptionField(
+        "train_from",
+        ("periods", "train_from"),
+        "Train from",
+        "Learn from transactions of this day on; earlier ones are history and nothing else.",
+    ),
+    OptionField(
+        "train_until",
+        ("periods", "train_until"),
+        "Train until",
+        "The first day that is not learnt from. With the next one it replaces the split by shares.",
+    ),
+    OptionField(
+        "validate_until",
+        ("periods", "validate_until"),
+        "Validate until",
+        "The first day after validation. The test part begins a label delay later.",
+    ),
+    OptionField(
+        "test_until",
+        ("periods", "test_until"),
+        "Test until",
+        "The first day after the test part; by default it ends with the data set.",
+    ),
+    OptionField(
+        "label_delay",
+        ("label_delay_us",),
+        "Label delay",
+        "How long a label takes to arrive, such as 7d, 12h or 0d. By default what the data set "
+        "says, else 7d.",
+    ),
+    OptionField(
+        "cut_off",
+        ("cut_off",),
+        "Cut-off",
+        "Labels known later decide nothing. By default the beginning of the test part, or of the "
+        "gap before it when the data set says when each label was known.",
+    ),
+    OptionField(
+        "without",
+        ("without",),
+        "Without",
+        "Groups of features to leave out: labels, balances, or both with a comma between.",
+    ),
+    OptionField(
+        "search",
+        ("search", "configurations"),
+        "Search",
+        "Try this many configurations of the supervised model by successive halving.",
+    ),
+    OptionField(
+        "budget",
+        ("search", "minutes"),
+        "Budget",
+        "Minutes that the search may take (30); the best so far is kept.",
+    ),
+    OptionField(
+        "review_rate",
+        ("budgets", "review"),
+        "Review rate",
+        "Share of the transactions to review or block (0.01).",
+    ),
+    OptionField(
+        "block_rate",
+        ("budgets", "block"),
+        "Block rate",
+        "Share of the transactions to block (0.001).",
+    ),
+    OptionField(
+        "cost_review",
+        ("costs", "review"),
+        "Cost of a review",
+        "Set the thresholds by cost: what looking at one transaction costs, in the currency.",
+    ),
+    OptionField(
+        "cost_block_legit",
+        ("costs", "block_legitimate"),
+        "Cost of a wrong block",
+        "Set the thresholds by cost: what blocking a legitimate transaction costs. A fraud that "
+        "is let through costs its amount.",
+    ),
+    OptionField(
+        "fit_rows",
+        ("fit_rows",),
+        "Fit rows",
+        "Fit on at most this many legitimate transactions, drawn at random and weighed so that "
+        "the fraud rate stays what it is (1000000).",
+    ),
+    OptionField(
+        "memory_limit",
+        ("memory_limit_mb",),
+        "Memory limit",
+        "Plan for this much memory, such as 6GB, and stop with a report above it.",
+    ),
+)
+
+
+def read_options(given: Mapping[str, Any]) -> Options:
+    """The options from values by the names of `FIELDS`; None or an empty text is not given.
+
+    Raises:
+        RunRefused: a value is not one that it can have, or lacks another; `errors` names the field.
+    """
+    values = {name: value for name, value in given.items() if value not in (None, "", ())}
+    _refuse_halves(values)
+    data: dict[str, Any] = {}
+    for field in FIELDS:
+        if field.name not in values:
+            continue
+        place = data
+        for step in field.path[:-1]:
+            place = place.setdefault(step, {})
+        try:
+            place[field.path[-1]] = _READERS.get(field.name, _same)(values[field.name])
+        except ValueError as error:
+            raise _refusal(field.name, str(error)) from None
+    try:
+        return decode_options(data)
+    except InvalidSpec as error:
+        raise _refusal(_field_of(error.detail), error.detail) from None
+
+
+def describe_options(options: Options) -> list[tuple[str, str]]:
+    """What was chosen, as pairs of words; what is the default is left out."""
+    pairs = []
+    for field in FIELDS:
+        value, default = _at(options, field.path), _at(DEFAULTS, field.path)
+        if value != default:
+            pairs.append((field.label, _WRITERS.get(field.name, _plain)(value)))
+    return pairs
+
+
+def _refuse_halves(values: Mapping[str, Any]) -> None:
+    """Some options mean something only together, or only apart."""
+    for needed, by in (
+        ("train_until", ("train_from", "validate_until", "test_until")),
+        ("validate_until", ("train_until",)),
+        ("search", ("budget",)),
+        ("cost_review", ("cost_block_legit",)),
+        ("cost_block_legit", ("cost_review",)),
+    ):
+        asking = next((name for name in by if name in values), None)
+        if asking is not None and needed not in values:
+            raise _refusal(needed, f"{_written(asking)} needs {_written(needed)} as well.")
+    rates = [name for name in ("review_rate", "block_rate") if name in values]
+    if rates and "cost_review" in values:
+        raise _refusal(
+            rates[0], "The thresholds are set by rates or by costs: give one of the two."
+        )
+
+
+def _refusal(name: str, message: str) -> RunRefused:
+    return RunRefused(f"{_written(name)}: {message}", [FieldError(name, message)])
+
+
+def _written(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _field_of(detail: str) -> str:
+    """The name of the field whose path a message ends with, or the first of its group."""
+    found = re.search(r"at `\$\.([a-z_.]+)", detail)
+    path = tuple(found[1].split(".")) if found else ()
+    named = [field.name for field in FIELDS if field.path[: len(path)] == path]
+    return named[0] if path and named else "options"
+
+
+def _at(options: Options, path: tuple[str, ...]) -> Any:
+    value: Any = options
+    for step in path:
+        value = None if value is None else getattr(value, step)
+    return value
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _groups(value: Any) -> tuple[str, ...]:
+    parts = value.split(",") if isinstance(value, str) else value
+    return tuple(part.strip() for part in parts)
+
+
+def _megabytes(value: str) -> int:
+    written = _SIZE.fullmatch(value.strip())
+    if written is None:
+        raise ValueError(f"{value!r} is not a size such as 6GB or 800MB")
+    return round(float(written[1]) * (1024 if written[2].upper() == "GB" else 1))
+
+
+def _moment(value: datetime) -> str:
+    return value.strftime("%Y-%m-%d %H:%M")
+
+
+def _plain(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+_READERS: dict[str, Any] = {
+    "label_delay": parse_duration,
+    "memory_limit": _megabytes,
+    "without": _groups,
+}
+_WRITERS: dict[str, Any] = {
+    "label_delay": format_duration,
+    "memory_limit": lambda value: f"{value:,} MB",
+    "without": ", ".join,
+    **dict.fromkeys(
+        ("train_from", "train_until", "validate_until", "test_until", "cut_off"), _moment
+    ),
+}

@@ -1,0 +1,63 @@
+"""The models over the rows after the training part, block by block: their matrix would not fit."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.features.catalogue import CATALOGUE
+from engine.policy import PiecewiseLinear
+from training.pipeline.calibrate import anomaly_scale
+from training.pipeline.fit import Supervised, Unsupervised, supervised_score
+from training.pipeline.prepare import BLOCK, Features, Parts
+
+Scores = NDArray[np.float64]
+
+
+class Models(NamedTuple):
+    """What is fitted on the training part."""
+
+    supervised: Supervised
+    unsupervised: Unsupervised
+    logistic: Callable[[NDArray[np.float64]], Scores]
+    """The baseline: from (rows, columns) to (rows,)."""
+
+
+class Scored(NamedTuple):
+    """The rows from the first of validation to the last of test, the gap included, in order."""
+
+    rows: slice
+    history: NDArray[np.float64]
+    """(rows, len(CATALOGUE)): what rules read of the past."""
+    supervised: Scores
+    unsupervised: Scores
+    logistic: Scores
+    anomaly: PiecewiseLinear
+    """From the forest's raw scores to `unsupervised`; read off the validation part."""
+
+    def within(self, part: slice) -> slice:
+        """Where the rows of a part are among these."""
+        return slice(part.start - self.rows.start, part.stop - self.rows.start)
+
+
+def score_later_rows(
+    parts: Parts, features: Features, models: Models, progress: Callable[[float, str], None]
+) -> Scored:
+    """Every model on validation, the gap and test."""
+    rows = slice(parts.split.validation.start, parts.split.test.stop)
+    count = rows.stop - rows.start
+    history = np.empty((count, len(CATALOGUE)))
+    supervised, logistic, raw = np.empty(count), np.empty(count), np.empty(count)
+    for start in range(0, count, BLOCK):
+        block = slice(start, min(start + BLOCK, count))
+        at = np.arange(block.start, block.stop) + rows.start
+        history[block] = features.history(at)
+        matrix = features.assemble(at, history[block])
+        supervised[block] = supervised_score(models.supervised.model, matrix)
+        raw[block] = models.unsupervised.raw_score(matrix)
+        logistic[block] = models.logistic(matrix)
+        progress(block.stop / count, f"{block.stop:,} rows")
+    validation = slice(0, parts.split.validation.stop - rows.start)
+    anomaly = anomaly_scale(raw[validation])
+    return Scored(rows, history, supervised, anomaly(raw), logistic, anomaly)
