@@ -75,7 +75,7 @@ class HistoryConflict(SentinelleError):
 
 
 class InvalidDataset(SentinelleError):
-    """A data set can't be imported or trained on; the detail says what is missing."""
+    """Data can't be imported, trained on or scored; the detail says what is wrong."""
 
     code = "INVALID_DATASET"
 

@@ -28,7 +28,8 @@ SUPERVISED_HIGH: Final = "MODEL_SUPERVISED_HIGH"
 ANOMALY_HIGH: Final = "MODEL_ANOMALY_HIGH"
 
 FeatureValue = float | str | list[str] | None
-_DECIMALS = 6
+DECIMALS: Final = 6
+"""Scores are given with so many; decisions are taken on unrounded ones."""
 _RULE_FEATURES: Final = tuple(
     (name, FEATURE_INDEX[name])
     for name in ("avg_amount_30d", "tx_last_10min", "is_new_beneficiary", "blocked_tx_last_24h")
@@ -98,12 +99,12 @@ class Scorer:
     ) -> Decision:
         return Decision(
             decision=decision,
-            risk_score=round(risk, _DECIMALS),
+            risk_score=round(risk, DECIMALS),
             reasons=tuple(dict.fromkeys((*rules.reasons, *model_reasons))),
             rules_fired=rules.fired,
-            rule_score=round(rules.rule_score, _DECIMALS),
-            supervised_score=None if scores is None else round(scores[0], _DECIMALS),
-            unsupervised_score=None if scores is None else round(scores[1], _DECIMALS),
+            rule_score=round(rules.rule_score, DECIMALS),
+            supervised_score=None if scores is None else round(scores[0], DECIMALS),
+            unsupervised_score=None if scores is None else round(scores[1], DECIMALS),
             features=inputs.recorded(),
             sent=inputs.used,
             model_version=self.model_version,

@@ -7,17 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from django.conf import settings
 from sklearn.ensemble import HistGradientBoostingClassifier, IsolationForest
 from threadpoolctl import threadpool_limits
 
+from deployments import services
+from deployments.models import RuleSet
 from engine.bundle import SUPERVISED, UNSUPERVISED
 from engine.features.schema import Attribute, FeatureSchema
 from engine.policy import PiecewiseLinear, Policy
-from engine.store import Store
+from engine.store import Store, open_store
 from engine.trees import serialize
+from tests import bundles
 from tests.engine.bundles import write_small_bundle
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
+START = datetime(2025, 1, 1, tzinfo=UTC)
 SCHEMA = FeatureSchema(
     transaction_types=("PAYMENT", "TRANSFER"),
     countries=("BE", "FR"),
@@ -154,3 +158,23 @@ def write_bundle(store: Store, prefix: str = "fraud/v1.0.0", **changes: Any) -> 
         "fill": np.full(width, 0.5),
     }
     return write_small_bundle(store, prefix, **(facts | changes))
+
+
+def register_champion(**changes: Any) -> None:
+    """Write such a bundle as v1.0.0 into the artefact store, register it and let it serve."""
+    model, rule_set = bundles.seed_registry(), RuleSet.objects.get(name="default")
+    location = "fraud/v1.0.0"
+    store = open_store(settings.ARTIFACTS_DIR)
+    digest = write_bundle(store, location, rule_set_sha256=rule_set.sha256, **changes)
+    services.version_register(
+        model=model,
+        version="1.0.0",
+        location=location,
+        manifest_sha256=digest,
+        metrics=bundles.METRICS,
+        deployable=True,
+        training_run_id=None,
+        rule_set=rule_set,
+        created_by="test",
+    )
+    bundles.promote("1.0.0")

@@ -100,7 +100,7 @@ def import_files(
     if start is not None:
         chosen = chosen.starting(start)
     failure = f"Importing into {target_dir} failed, and nothing was imported"
-    with failures_refused(failure), _work_folder(target_dir.parent) as work:
+    with failures_refused(failure), work_folder(target_dir.parent) as work:
         result = work / "result"
         result.mkdir()
         with connected(work) as connection:
@@ -116,9 +116,9 @@ def import_files(
 
 
 @contextmanager
-def _work_folder(parent: Path) -> Iterator[Path]:
-    """A temporary folder, locked while it is in use, so that the next import can tell whether the
-    one that made it was killed; those are removed here."""
+def work_folder(parent: Path) -> Iterator[Path]:
+    """A temporary folder in `parent`, locked while it is in use, so that whoever is next can tell
+    whether the one that made it was killed; those are removed here."""
     parent.mkdir(parents=True, exist_ok=True)
     for left in parent.glob(f"{WORK_PREFIX}*/{LOCK}"):
         with suppress(OSError), left.open("ab") as lock:
@@ -129,7 +129,7 @@ def _work_folder(parent: Path) -> Iterator[Path]:
     try:
         with (made / LOCK).open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            # Only now may another import find it.
+            # Only now may another find it.
             work = made.rename(made.with_name(WORK_PREFIX + made.name.removeprefix(".new-")))
             yield work
     finally:

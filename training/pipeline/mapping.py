@@ -39,6 +39,8 @@ UNITS = {
 EPOCHS = {"seconds": 1_000_000, "milliseconds": 1_000}
 """Microseconds in what a time since 1970 is counted in."""
 OTHERS = ("fault", "keep")
+OF_LABEL = ("is_fraud", "label_known_at", "fraud_kind")
+"""Columns that tell the label; what they read, no other column may."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,19 @@ class FileMapping:
         """Those that a file must have."""
         needed = (source for source in self.sources.values() if not source.optional)
         return tuple(dict.fromkeys(name for source in needed for name in source.columns))
+
+    def unlabelled(self) -> "FileMapping":
+        """The same mapping for a file whose labels do not matter: no row is a fraud, and columns
+        that tell the label are left out, if there are any."""
+        told = [name for each in OF_LABEL for name in self.sources.get(each, Source()).columns]
+        sources = {name: each for name, each in self.sources.items() if name not in OF_LABEL}
+        return replace(
+            self,
+            columns=tuple(column for column in self.columns if column != LABEL_KNOWN_AT),
+            sources={**sources, "is_fraud": Source(constant="false")},
+            ignored=(*self.ignored, *told),
+            label_delay=None,
+        )
 
     def starting(self, start: datetime) -> "FileMapping":
         """The same mapping, with its counted times beginning at `start` (aware).
@@ -211,7 +226,6 @@ _EXCLUDES = (
     ("unit", "time_zone"),
 )
 _TOP = ("description", "label_delay", "ignored", "columns", "attributes")
-_OF_LABELS = ("is_fraud", "label_known_at", "fraud_kind")
 
 
 class _Reader:
@@ -345,9 +359,9 @@ class _Reader:
 
     def _check_uses(self, sources: dict[str, Source], ignored: list[str]) -> None:
         """No column is both read and ignored, and what tells the label is no input."""
-        of_label = {n for name in _OF_LABELS for n in sources.get(name, Source()).columns}
+        of_label = {n for name in OF_LABEL for n in sources.get(name, Source()).columns}
         for name, source in sources.items():
-            if name not in _OF_LABELS and (told := of_label.intersection(source.columns)):
+            if name not in OF_LABEL and (told := of_label.intersection(source.columns)):
                 where = _key_of(name)
                 self._note(where, f"reads {', '.join(sorted(told))}, which tells the label")
         read = {name for source in sources.values() for name in source.columns}

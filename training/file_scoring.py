@@ -1,0 +1,185 @@
+"""Scoring a file by hand: with any registered version, into a file, without touching history."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from django.conf import settings
+
+from deployments.models import ModelVersion
+from deployments.models import RuleSet as RuleSetRow
+from deployments.selectors import (
+    live_pointer,
+    model_by_name,
+    rule_set_by_name,
+    version_by_semver,
+)
+from engine.bundle import load_bundle
+from engine.errors import InvalidDataset, NoModel
+from engine.rules import RuleSet
+from engine.store import open_store
+from training.models import Dataset
+
+if TYPE_CHECKING:
+    from training.pipeline.score_file import Summary
+
+IMPORTED = "data"
+
+Progress = Callable[[str, float, str], None]
+"""Called with what is being done, the share of it that is (0 to 1), and how it goes on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is scored: files and how they are read, or an imported data set."""
+
+    files: Sequence[Path] = ()
+    preset: str = "canonical"
+    mapping: Path | None = None
+    start: datetime | None = None
+    on_bad_rows: str = "stop"
+    dataset: str | None = None
+
+
+class FileScored(NamedTuple):
+    """What was done. `rejected` rows were left out; they are in the file `rejects`."""
+
+    version: ModelVersion
+    rule_set: RuleSetRow
+    summary: "Summary"
+    unknown_attributes: tuple[str, ...]
+    """Attributes that the version reads and the data does not have."""
+    rejected: int
+    rejects: Path
+
+
+def file_score(
+    subject: Subject,
+    out: Path,
+    *,
+    model: str = settings.MODEL_NAME,
+    version: str | None = None,
+    rules: str | None = None,
+    labels: bool = False,
+    features: bool = False,
+    force: bool = False,
+    progress: Progress = lambda *_: None,
+) -> FileScored:
+    """Score transactions in order of time as the live path would have, from an empty history.
+
+    `out` is written as Parquet, whole or not at all.
+
+    Args:
+        version: a registered version; without one, the champion.
+        rules: the name of a rule set; without one, the rules that serve.
+        labels: let history know the data's labels, each from when it was known.
+        features: write every feature too.
+        force: write over what `out` is.
+
+    Raises:
+        InvalidDataset: the data can't be read or does not fit the version, or `out` is there.
+        NotRegistered: there is no such model, version, rule set.
+        NoModel: no version is given and none serves.
+        InvalidBundle: the version can't be loaded.
+    """
+    # DuckDB and pyarrow: too heavy for the web process
+    from training.pipeline.datasets import work_folder
+    from training.pipeline.reading import failures_refused
+    from training.pipeline.score_file import write_scores
+    from training.pipeline.table import read_transactions
+
+    rejects = out.with_name(f"{out.name}.rejects.csv")
+    _check_target(subject, out, rejects, force=force)
+    chosen, rule_set = _version(model, version), _rule_set(model, rules)
+    bundle = load_bundle(
+        open_store(settings.ARTIFACTS_DIR), chosen.location, chosen.manifest_sha256
+    )
+    failure = f"Writing {out} failed, and nothing was written"
+    with failures_refused(failure), work_folder(out.absolute().parent) as work:
+        location, rejected = _location(subject, work, labels=labels, progress=progress)
+        progress("loading", 0.0, "")
+        data = read_transactions(location)
+        summary = write_scores(
+            work / "scores.parquet",
+            bundle,
+            RuleSet.from_toml(rule_set.source),
+            data,
+            labels=labels,
+            features=features,
+            progress=_Rate(len(data), progress),
+        )
+        _check_target(subject, out, rejects, force=force)
+        if rejected:
+            (work / IMPORTED / "rejects.csv").replace(rejects)
+        (work / "scores.parquet").replace(out)
+    unknown = [each.name for each in bundle.schema.attributes if each.name not in data.attributes]
+    return FileScored(chosen, rule_set, summary, tuple(unknown), rejected, rejects)
+
+
+def _check_target(subject: Subject, out: Path, rejects: Path, *, force: bool) -> None:
+    if not out.absolute().parent.is_dir():
+        raise InvalidDataset(f"There is no folder {out.absolute().parent} to write {out.name} in.")
+    if out.is_dir():
+        raise InvalidDataset(f"{out} is a folder; name a file.")
+    for path in (out, rejects):
+        if path.exists() and any(path.samefile(each) for each in subject.files if each.exists()):
+            raise InvalidDataset(f"{path} is one of the files to score.")
+        if path.exists() and not force:
+            raise InvalidDataset(f"{path} exists already. To write over it: --force")
+
+
+def _version(model: str, version: str | None) -> ModelVersion:
+    if version is not None:
+        return version_by_semver(model_by_name(model), version)
+    champion = live_pointer(model).version
+    if champion is None:
+        raise NoModel(f"No version of “{model}” serves yet; name one with --version.")
+    return champion
+
+
+def _rule_set(model: str, name: str | None) -> RuleSetRow:
+    return live_pointer(model).rule_set if name is None else rule_set_by_name(name)
+
+
+def _location(subject: Subject, work: Path, *, labels: bool, progress: Progress) -> tuple[str, int]:
+    """Where the transactions are as a data set, and how many rows were left out of it."""
+    from training.pipeline.datasets import import_files
+    from training.pipeline.mapping import read_mapping
+    from training.pipeline.presets import load_preset
+
+    if subject.dataset is not None:
+        dataset = Dataset.objects.filter(name=subject.dataset).first()
+        if dataset is None:
+            raise InvalidDataset(f"There is no data set “{subject.dataset}”.")
+        return f"{settings.DATA_DIR}/{dataset.location}/data.parquet", 0
+    mapping = load_preset(subject.preset)
+    if subject.mapping is not None:
+        mapping = read_mapping(subject.mapping)
+    summary = import_files(
+        subject.files,
+        work / IMPORTED,
+        mapping if labels else mapping.unlabelled(),
+        subject.on_bad_rows,
+        lambda step, fraction: progress(step, fraction, ""),
+        start=subject.start,
+    )
+    return str(work / IMPORTED / "data.parquet"), summary.rejected
+
+
+class _Rate:
+    """Tells how many rows are scored, how fast, and how long the rest will take."""
+
+    def __init__(self, rows: int, progress: Progress) -> None:
+        self._rows = rows
+        self._progress = progress
+        self._began = time.monotonic()
+        progress("scoring", 0.0, f"0 of {rows:,} rows")
+
+    def __call__(self, done: int) -> None:
+        rate = done / (time.monotonic() - self._began)
+        left = (self._rows - done) / rate
+        detail = f"{done:,} of {self._rows:,} rows, {rate:,.0f} rows/s, {left:,.0f} s left"
+        self._progress("scoring", done / self._rows, detail)
