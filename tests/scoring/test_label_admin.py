@@ -7,7 +7,7 @@ import pytest
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 
-from scoring.models import ConfirmedFraud, Label, ScoreRecord
+from scoring.models import Attempt, ConfirmedFraud, Label, ScoreRecord
 from tests.scoring.conftest import Api
 from tests.scoring.requests import request
 
@@ -207,10 +207,23 @@ class TestList:
         labelled.score(request(transaction_id="x_later"))
         assert f'href="{page_of("x_later")}"' in browser.get(LABELS).content.decode()
 
+    def test_transactions_that_were_only_loaded_as_history_are_marked(
+        self, browser: Client, labelled: Api
+    ) -> None:
+        Attempt.objects.create(
+            transaction_id="x_later", source_wallet_id="alice", destination_wallet_id="bob",
+            source_time=0, source_event=b"", destination_time=0, destination_event=b"",
+        )  # fmt: skip
+        page = browser.get(LABELS).content.decode()
+        assert ">not decided here<" in page.split("x_later")[1].split("</td>")[0]
+        pk = Label.objects.get(transaction_id="x_later").pk
+        assert "Label this transaction" not in browser.get(f"{LABELS}{pk}/change/").content.decode()
+
     def test_page_of_a_label(self, browser: Client, labelled: Api) -> None:
         first = Label.objects.get(transaction_id="t_fine", verdict="fraud")
         page = browser.get(f"{LABELS}{first.pk}/change/").content.decode()
-        for text in ("fraud, replaced", "customer", "legitimate", page_of("t_fine")):
+        shown = ("fraud, replaced", "customer", "legitimate", page_of("t_fine"))
+        for text in (*shown, page_of("t_fine", "label")):
             assert text in page
 
     def test_same_queries_for_any_number_of_rows(
