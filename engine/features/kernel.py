@@ -103,7 +103,6 @@ _ENTROPY: Final = _entropy_table()
 _SLOTS: Final = 2_048
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 
-
 _I8 = types.int64
 _F8 = types.float64
 _INTS = types.Array(_I8, 1, "C")
@@ -184,11 +183,9 @@ def _fill_totals(
 ) -> None:
     """The totals of the window that begins at `events[at]`, or before the tail."""
     for total in range(edges.shape[1]):
-        stats[row, STAT_COUNT + total] = 0
-        if last > first:
-            newest = _total_before(events, first, last, edges, edge, total)
-            before = _total_before(events, first, at, edges, edge, total)
-            stats[row, STAT_COUNT + total] = newest - before
+        newest = _total_before(events, first, last, edges, edge, total)
+        before = _total_before(events, first, at, edges, edge, total)
+        stats[row, STAT_COUNT + total] = newest - before
 
 
 @compiled(types.void, *_OUTGOING[:-1], _I8, _I8, _ROWS_IN, *_SCRATCH)
