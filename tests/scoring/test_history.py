@@ -19,6 +19,7 @@ from engine.transaction import amount_to_units, country_code, wallet_code
 from scoring import services, wire
 from scoring.backfill import PastTransactions, append
 from scoring.history.postgresql import PostgreSQLTurn
+from scoring.labels import LabelReport, labels_record
 from scoring.live_model import live_model
 from scoring.models import Outcome, ScoreRecord
 from tests.scoring.conftest import Api
@@ -30,12 +31,14 @@ BUSY = 1_160
 
 
 class Traffic:
-    """A sequence of transactions and outcomes, sent and remembered in the columns of a replay."""
+    """A sequence of transactions, outcomes and labels, sent and remembered in the columns of a
+    replay."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         self.rows: list[dict[str, Any]] = []
         self.visible_from: dict[int, int] = {}
+        self.fraud_visible_from: dict[int, int] = {}
 
     def send(self, source: str, created_at: datetime, destination: str = "") -> None:
         pick = self.random
@@ -59,6 +62,16 @@ class Traffic:
         services.outcomes_record(json.dumps(reports).encode(), NOW)
         self.visible_from |= dict.fromkeys(rows, len(self.rows))
 
+    def label(self, *rows: int) -> None:
+        """Tell that these are frauds: every later transaction sees it, and so may the next one of
+        a row that is still to come."""
+        reports = [
+            LabelReport(transaction_id=f"t{row}", label="fraud", known_at=NOW) for row in rows
+        ]
+        labels_record(reports, stated_by="test", now=NOW)
+        for row in rows:
+            self.fraud_visible_from[row] = max(row + 1, len(self.rows))
+
     def replayed(self, blocked: list[bool]) -> np.ndarray:
         times = [datetime.fromisoformat(row["created_at"]) for row in self.rows]
         epoch = datetime(1970, 1, 1, tzinfo=UTC)
@@ -71,6 +84,9 @@ class Traffic:
             failed_visible_from=np.array(
                 [self.visible_from.get(row, NEVER) for row in range(len(self.rows))]
             ),
+            fraud_visible_from=np.array(
+                [self.fraud_visible_from.get(row, NEVER) for row in range(len(self.rows))]
+            ),
             blocked=np.array(blocked),
         )
 
@@ -81,8 +97,6 @@ def assert_live_equals_replay(traffic: Traffic) -> None:
     expected = traffic.replayed([record["decision"] == "BLOCK" for record in records])
     for row, record in enumerate(records):
         for feature, value in zip(CATALOGUE, expected[row].tolist(), strict=True):
-            if feature.group in ("destination wallet", "confirmed fraud"):
-                continue  # The live path does not read these parts of a history yet.
             live = record["features"][feature.name]
             assert live == (None if np.isnan(value) else value), (row, feature.name)
 
@@ -104,6 +118,29 @@ def test_many_wallets_with_late_arrivals_and_failures(scoring: None) -> None:
             traffic.fail(*(each for each in told if each not in traffic.visible_from))
     assert len(traffic.visible_from) > 50
     assert_live_equals_replay(traffic)
+
+
+def test_labels_told_at_any_time(scoring: None) -> None:
+    """In time, late, of several rows at once, and before their transactions."""
+    traffic = Traffic(seed=6)
+    time = START
+    for row in range(300):
+        time += timedelta(seconds=traffic.random.choice([0, 60, 7_200, 86_400]))
+        late = timedelta(seconds=traffic.random.choice([0, 0, 0, 100_000]))
+        pick = traffic.random
+        traffic.send(f"w{pick.randrange(4)}", time - late, destination=f"w{pick.randrange(5)}")
+        if row % 9 == 8:
+            told = traffic.random.sample(range(row + 5), 4)
+            traffic.label(*(each for each in told if each not in traffic.fraud_visible_from))
+    assert_live_equals_replay(traffic)
+    seen = {
+        feature.name: max(
+            record.features[feature.name] for record in ScoreRecord.objects.only("features")
+        )
+        for feature in CATALOGUE
+        if feature.group == "confirmed fraud"
+    }
+    assert all(seen.values()), seen
 
 
 def test_wallet_with_more_events_than_the_tail(scoring: None) -> None:
