@@ -7,6 +7,8 @@ Metrics = Mapping[str, Any]
 Format = Callable[[float], str]
 
 NOTHING = "–"
+# Between a number and its unit: no line breaks there.
+SPACE = "\N{NO-BREAK SPACE}"
 
 
 class Cell(NamedTuple):
@@ -62,12 +64,12 @@ def unit(value: float) -> str:
 
 def percent(value: float) -> str:
     """A share."""
-    return f"{100 * value:.1f} %"
+    return f"{100 * value:.1f}{SPACE}%"
 
 
 def small_percent(value: float) -> str:
     """A share that is mostly near 0."""
-    return f"{100 * value:.2f} %"
+    return f"{100 * value:.2f}{SPACE}%"
 
 
 def money(value: float) -> str:
@@ -281,6 +283,6 @@ def _difference(difference: Metrics | None, figure: Figure) -> Cell:
         return Cell(NOTHING)
 
     def signed(value: float) -> str:
-        return f"{100 * value:+.1f} pts" if figure.show is percent else f"{value:+.4f}"
+        return f"{100 * value:+.1f}{SPACE}pts" if figure.show is percent else f"{value:+.4f}"
 
     return Cell(signed(difference["difference"]), interval_text(difference["interval"], signed))

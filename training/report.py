@@ -121,6 +121,7 @@ def report_context(report: Report) -> dict[str, Any]:
     slices = report["curves"] if drawn else {"weeks": [], "types": []}
     return {
         "sentences": _sentences(found),
+        "warning": report.get("champion_error"),
         "tiles": _tiles(found),
         "plots": [
             *(CURVES if drawn else ()),
@@ -258,7 +259,7 @@ def _data_table(report: Report) -> Table:
                 Cell(_moment(parts[name]["last_at"])),
                 Cell(f"{parts[name]['rows']:,}"),
                 Cell(f"{parts[name]['frauds']:,}"),
-                Cell(f"{100 * parts[name]['fraud_rate']:.3f} %"),
+                Cell(f"{100 * parts[name]['fraud_rate']:.3f}{metrics.SPACE}%"),
             )
             for name in PARTS
             if name in parts

@@ -82,11 +82,6 @@ class PromoteForm(forms.Form):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        if not gate.open:
-            self.fields["anyway"] = forms.BooleanField(
-                label=f"Promote it although it is {ALTHOUGH[gate.verdict]}",
-                error_messages={"required": "Confirm that you mean it, or cancel."},
-            )
         if serving != tuned and may_move_rules:
             self.fields["rules"] = forms.ChoiceField(
                 widget=forms.RadioSelect,
@@ -95,6 +90,11 @@ class PromoteForm(forms.Form):
                     (TUNED, f"“{tuned.name}”, the rule set that its thresholds were tuned with"),
                     (KEEP, f"“{serving.name}”, the rule set that serves now"),
                 ],
+            )
+        if not gate.open:
+            self.fields["anyway"] = forms.BooleanField(
+                label=f"Promote it although it is {ALTHOUGH[gate.verdict]}",
+                error_messages={"required": "Confirm that you mean it, or cancel."},
             )
 
 

@@ -122,7 +122,7 @@ def drawn(plot: Locator, series: str) -> np.ndarray:
 
 
 def number(text: str) -> float:
-    return float(text.removesuffix(" %")) / 100 if text.endswith("%") else float(text)
+    return float(text.removesuffix("\N{NO-BREAK SPACE}%")) / 100 if "%" in text else float(text)
 
 
 def test_a_finished_run_is_drawn_from_its_predictions(strict: Page, finished, trained):
@@ -161,7 +161,7 @@ def test_values_are_read_with_the_pointer_the_keys_and_the_table(strict: Page, f
     plot = figure(page, "weeks")
     week = trained.report["curves"]["weeks"][0]
     share = 100 * week["review"]["recall"]
-    recall = f"{float(f'{share:.3g}'):g} %"
+    recall = f"{float(f'{share:.3g}'):g}\N{NO-BREAK SPACE}%"
     plot.locator("svg.plot-svg").focus()
     page.keyboard.press("ArrowRight")
     expect(plot.locator(".plot-tip")).to_contain_text(f"Week from Monday: {week['week']}")

@@ -142,7 +142,7 @@ class TestRuns:
         run = succeeded()
         page = admin.get(url("change", run.pk)).content.decode()
         assert "0.7123" in page
-        assert "21.1 %" in page
+        assert "21.1\N{NO-BREAK SPACE}%" in page
         assert "30,000 test transactions with 150 frauds" in page
         run.refresh_from_db()
         address = reverse("admin:deployments_modelversion_change", args=[run.model_version_id])

@@ -104,7 +104,7 @@ def test_the_tables_on_the_terminal():
     text = say("1.0.0")
     assert "Ranking, on 20,000 test transactions with 60 frauds" in text
     assert "0.6100" in text
-    assert "83.0 %" in text
+    assert "83.0\N{NO-BREAK SPACE}%" in text
 
 
 def test_the_json_is_that_of_the_program():

@@ -38,7 +38,7 @@ window.SentinellePlots = (() => {
         }
         return String(Number(value.toPrecision(4)));
     };
-    const percent = (value) => `${Number((value * 100).toPrecision(3))} %`;
+    const percent = (value) => `${Number((value * 100).toPrecision(3))}\u00a0%`;
     const formatted = (axis, value) => (axis.format ?? plain)(value);
 
     const shown = (series) => series.points.filter((point) => point.y !== null);
