@@ -3,10 +3,9 @@
 import os
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from django.utils import timezone
 from playwright.sync_api import Locator, Page, expect
@@ -14,8 +13,8 @@ from sklearn.metrics import average_precision_score
 
 from engine.store import open_store
 from tests import bundles
-from tests.training.pipeline_support import make_columns, run_here, write_dataset, write_spec
 from tests.training.support import make_run
+from tests.training.trained import Trained
 from training import claims
 from training.models import RunState, TrainingRun
 from training.report_file import report_html
@@ -26,27 +25,6 @@ pytestmark = pytest.mark.django_db(transaction=True)
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'"
 )
-
-
-class Trained(NamedTuple):
-    report: dict[str, Any]
-    predictions: pd.DataFrame
-    log: bytes
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Trained:
-    """One real run."""
-    folder = tmp_path_factory.mktemp("trained")
-    columns = make_columns(20_000)
-    dataset = write_dataset(folder / "data", columns)
-    report = run_here(write_spec(folder / "run", dataset))
-    assert report["status"] == "succeeded", report
-    predictions = pd.read_parquet(folder / "run" / "predictions.parquet")
-    amounts = dict(zip(columns["transaction_id"], columns["amount"] / 10_000, strict=True))
-    predictions["amount"] = predictions["transaction_id"].map(amounts)
-    log = b"".join(path.read_bytes() for path in sorted((folder / "run" / "log").iterdir()))
-    return Trained(report, predictions, log)
 
 
 @pytest.fixture
@@ -187,13 +165,14 @@ def test_costs_and_scores_are_chosen_on_the_page(strict: Page, finished, trained
     page, table = strict, trained.predictions
     page.goto(address(finished))
     plot = figure(page, "cost")
-    page.get_by_label("One review costs").fill("0.02")
+    expect(page.get_by_label("One review costs")).to_have_value("1.0")
+    page.get_by_label("One review costs").fill("2.5")
     line = drawn(plot, "Reviewing all from here on")
     cost = trained.report["curves"]["cost"]
     risk, labels = table["risk_score"].to_numpy(), table["label"].to_numpy()
     frauds = table["amount"].to_numpy() * labels
     expected = [
-        1000 * (frauds[risk < each].sum() + 0.02 * (risk >= each).sum()) / len(risk)
+        1000 * (frauds[risk < each].sum() + 2.5 * (risk >= each).sum()) / len(risk)
         for each in cost["threshold"]
     ]
     assert np.abs(line[:, 1] - expected).max() < 1e-3 * max(expected)

@@ -1,6 +1,7 @@
 """From fitted estimators to the files that are served, checked before anything is written."""
 
 import io
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from engine.features.schema import FeatureSchema
 from engine.policy import PiecewiseLinear, Policy
 from engine.store import Store
 from engine.trees import SupervisedModel, UnsupervisedModel, serialize
+from training.pipeline.evaluate import Scores
 from training.pipeline.fit import (
     FitPart,
     Supervised,
@@ -232,28 +234,31 @@ def _as_drawn_evenly(train: FitPart) -> NDArray[np.int64]:
 def predictions_parquet(
     data: Transactions,
     test: slice,
-    supervised: NDArray[np.float64],
-    unsupervised: NDArray[np.float64],
-    risk: NDArray[np.float64],
-    rule_blocked: NDArray[np.bool_],
+    scores: Scores,
+    baselines: Mapping[str, NDArray[np.float64]],
 ) -> bytes:
-    """`predictions.parquet`: the test part, row by row. The models' scores are given for every row,
-    also where live would not have asked them because a rule blocks (there the risk is 1)."""
+    """`predictions.parquet`: the test part, row by row, with all that the report is computed from.
+
+    The models' scores are given for every row, also where live would not have asked them because a
+    rule blocks (there the risk is 1). Each of `baselines` is a column `NAME_score`.
+    """
     types = data.text["transaction_type"]
     table = pa.table(
         {
             "transaction_id": data.transaction_id.slice(test.start, test.stop - test.start),
             "created_at": pa.array(data.created_at[test]).cast(pa.timestamp("us", "UTC")),
             "label": data.is_fraud[test],
-            "supervised_score": supervised,
-            "unsupervised_score": unsupervised,
-            "risk_score": risk,
+            "supervised_score": scores.supervised,
+            "unsupervised_score": scores.unsupervised,
+            "risk_score": scores.risk,
             "amount": data.amount[test] / UNITS,
             "source_wallet_id": data.wallets.take(pa.array(data.source[test])),
             "transaction_type": pa.array(types.names, pa.string()).take(
                 pa.array(types.codes[test])
             ),
-            "rule_blocked": rule_blocked,
+            "rule_blocked": scores.rule_blocked,
+            "rule_score": scores.rule_score,
+            **{f"{name}_score": values for name, values in baselines.items()},
         }
     )
     buffer = io.BytesIO()

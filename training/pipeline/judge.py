@@ -24,6 +24,9 @@ class Judged(NamedTuple):
 
     metrics: dict[str, Any]
     curves: dict[str, Any]
+    scores: Scores
+    baselines: dict[str, NDArray[np.float64]]
+    """(test rows,) scores by name: what the figures were computed from."""
     champion_error: str | None
     """Why the version that serves could not be compared with; None when it was, or none serves."""
 
@@ -70,7 +73,7 @@ def judge(
     )
     progress(0.9, "curves")
     drawn = curves(part, thresholds, baselines=baselines, seed=spec.seed)
-    return Judged(metrics, drawn, error)
+    return Judged(metrics, drawn, part.scores, baselines, error)
 
 
 def _score_champion(

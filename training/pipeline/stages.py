@@ -91,7 +91,10 @@ def train(spec: RunSpec, folder: RunFolder) -> dict[str, Any]:
         decided = _decide(parts, scored, rules, spec.options, progress)
     with progress.stage("evaluate"):
         judged = judge(parts, scored, decided, rules, spec, progress.within)
-        folder.store.write(PREDICTIONS, _predictions(parts, scored, decided))
+        predictions = predictions_parquet(
+            parts.data, parts.split.test, judged.scores, judged.baselines
+        )
+        folder.store.write(PREDICTIONS, predictions)
     with progress.stage("export"):
         exported = _export(parts, fitting, models, scored, spec)
         folder.log(f"export: largest difference from scikit-learn {exported.difference:.1e}")
@@ -193,18 +196,6 @@ def _decide(
     validation = parts.split.validation
     known = Validation(parts.labels[validation], parts.data.amount[validation] / UNITS)
     return set_policy(rule_replay, scored.supervised, scored.unsupervised, known, options)
-
-
-def _predictions(parts: Parts, scored: Scored, decided: Decided) -> bytes:
-    test = scored.within(parts.split.test)
-    return predictions_parquet(
-        parts.data,
-        parts.split.test,
-        scored.supervised[test],
-        scored.unsupervised[test],
-        decided.replayed.risk[test],
-        decided.replayed.rule_blocked[test],
-    )
 
 
 def _fit_others(fitting: Fitting, supervised: Supervised, spec: RunSpec) -> Models:
