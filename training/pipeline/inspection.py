@@ -7,7 +7,7 @@ proposed mapping is by its header and its first rows.
 # ruff: noqa: S608 — table and column names are ours.
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,7 @@ class _Inspecting:
         self._load(work)
         self._tell("looking at the columns", 0.45)
         columns = profile(self._connection, "raw", self._header)
-        proposal = propose(columns) if given is None else None
+        proposal = propose(columns)
         mapping = given or self._parsed(proposal)
         reading: Reading | None = None
         separations: tuple[Separation, ...] = ()
@@ -131,11 +131,9 @@ class _Inspecting:
             self._check_columns(mapping)
             self._tell("checking the rows", 0.6)
             reading = self._read_by(mapping)
-            separations = self._separations(mapping)
+            separations = self._separations(_of_label(mapping, proposal))
         leaks = self._leaks(separations, _of_label(mapping, proposal))
-        if proposal is not None:
-            proposal = proposal.without(leaks)
-        text = to_toml(proposal, self._path.name) if proposal is not None else None
+        proposal = proposal.without(leaks)
         inspection = Inspection(
             file=self._path.name,
             rows=self._count("SELECT count(*) FROM raw"),
@@ -143,18 +141,18 @@ class _Inspecting:
             columns=columns,
             missing=self._missing(),
             repeated_rows=self._repeated_rows(mapping),
-            mapping=text or (mapping.text if mapping else ""),
-            proposal=proposal,
+            mapping=given.text if given else to_toml(proposal, self._path.name),
+            proposal=None if given else proposal,
             reading=reading,
             separations=separations,
             leaks=leaks,
-            uses=self._uses(mapping, proposal),
+            uses=self._uses_of(given) if given else self._uses_proposed(proposal),
         )
         self._tell("done", 1.0)
         return inspection
 
-    def _parsed(self, proposal: Proposal | None) -> FileMapping | None:
-        if proposal is None or not proposal.complete:
+    def _parsed(self, proposal: Proposal) -> FileMapping | None:
+        if not proposal.complete:
             return None
         return parse_mapping("proposal", to_toml(proposal, self._path.name))
 
@@ -177,7 +175,10 @@ class _Inspecting:
             f"CREATE TABLE raw AS SELECT n, {', '.join(filled)} FROM ({rows.query})"
         )
         clean.unlink(missing_ok=True)
-        if not rows.total:
+        read_rows = self._count("SELECT count(*) FROM raw")
+        if read_rows != rows.total:
+            raise InvalidDataset(f"{name}: {rows.total:,} rows were found and {read_rows:,} read.")
+        if not read_rows:
             raise InvalidDataset(f"{name}: a header and no rows.")
 
     @property
@@ -244,7 +245,7 @@ class _Inspecting:
         )
         return Amounts(*row)
 
-    def _separations(self, mapping: FileMapping) -> tuple[Separation, ...]:
+    def _separations(self, of_label: set[str]) -> tuple[Separation, ...]:
         texts = ", ".join(f"c{at}" for at in self._places)
         self._connection.execute(
             f"CREATE TABLE judged AS SELECT n, is_fraud AS y, {texts} "
@@ -253,7 +254,6 @@ class _Inspecting:
         judge = Judge(self._connection)
         if not judge.can:
             return ()
-        of_label = _of_label(mapping, None)
         found = []
         for at, name in enumerate(self._header):
             self._tell("looking for leaks", 0.7 + 0.3 * at / len(self._header))
@@ -268,19 +268,21 @@ class _Inspecting:
                 told.setdefault(name, reason)
         return told
 
-    def _uses(self, mapping: FileMapping | None, proposal: Proposal | None) -> dict[str, str]:
-        used: dict[str, str] = {}
-        if proposal is not None:
-            read = [(c.target, c.columns) for c in (*proposal.columns, *proposal.attributes)]
-            ignored = proposal.ignored
-        else:
-            assert mapping is not None
-            read = [(target, source.columns) for target, source in mapping.sources.items()]
-            ignored = dict.fromkeys(mapping.ignored, "")
+    def _uses_of(self, mapping: FileMapping) -> dict[str, str]:
+        read = [(target, source.columns) for target, source in mapping.sources.items()]
+        return self._uses(read, dict.fromkeys(mapping.ignored, "ignored"))
+
+    def _uses_proposed(self, proposal: Proposal) -> dict[str, str]:
+        read = [(c.target, c.columns) for c in (*proposal.columns, *proposal.attributes)]
+        return self._uses(read, {n: f"ignored: {why}" for n, why in proposal.ignored.items()})
+
+    def _uses(
+        self, read: Sequence[tuple[str, tuple[str, ...]]], ignored: dict[str, str]
+    ) -> dict[str, str]:
+        used = {}
         for name in self._header:
             targets = [target for target, names in read if name in names]
-            left = f"ignored: {ignored[name]}".rstrip(": ") if name in ignored else "not named"
-            used[name] = ", ".join(targets) or left
+            used[name] = ", ".join(targets) or ignored.get(name, "not named")
         return used
 
     def _missing(self) -> dict[str, int]:
@@ -310,11 +312,10 @@ class _Inspecting:
         return row
 
 
-def _of_label(mapping: FileMapping | None, proposal: Proposal | None) -> set[str]:
+def _of_label(mapping: FileMapping | None, proposal: Proposal) -> set[str]:
     """The columns that tell the label because they are to."""
     if mapping is not None:
-        read = (mapping.sources[key].columns for key in OF_LABEL if key in mapping.sources)
+        read = [mapping.sources[key].columns for key in OF_LABEL if key in mapping.sources]
     else:
-        assert proposal is not None
-        read = (choice.columns for choice in proposal.columns if choice.target in OF_LABEL)
+        read = [choice.columns for choice in proposal.columns if choice.target in OF_LABEL]
     return {name for names in read for name in names}

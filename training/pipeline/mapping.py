@@ -282,8 +282,8 @@ class _Reader:
                 continue
             column = attribute_column(name, kind)
             columns.append(column)
-            rest = {key: value for key, value in table.items() if key != "kind"}
-            sources[column.name] = self._source(key, column, rest)
+            origin = {of: value for of, value in table.items() if of != "kind"}
+            sources[column.name] = self._source(key, column, origin)
         return sources, columns
 
     def _source(self, path: str, column: Column, written: object) -> Source:

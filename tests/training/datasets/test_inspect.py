@@ -319,6 +319,16 @@ class TestFacts:
         with pytest.raises(InvalidDataset, match=r"every row is bad \(amount: not a finite number"):
             inspecting(cards(amt="x"), mapping)
 
+    def test_a_file_that_nothing_is_known_of_is_told_without_a_mapping(self, inspecting):
+        frame = pd.DataFrame({"foo": ["x", "y", "x"], "bar": [1, 2, 1], "refund": [None, 7, None]})
+        found = inspecting(frame)
+        assert (found.rows, found.repeated_rows, found.missing) == (3, 1, {"refund": 2})
+        assert found.reading is None
+        assert found.leaks == {"refund": "by its name, known only after the transaction"}
+        said = "\n".join(report(found))
+        assert "f.csv: 3 rows, 3 columns" in said
+        assert "is_fraud: no column looks like it" in said
+
     def test_every_kind_of_file_is_told_alike(self, tmp_path):
         frame = cards().astype(str)
         frame.to_csv(tmp_path / "f.csv", index=False)
@@ -393,6 +403,13 @@ class TestLeaks:
         areas = {one.column: one.roc_auc for one in found.separations}
         assert areas["device"] < 0.6
         assert found.leaks == {}
+
+    def test_chance_is_no_knowledge(self, inspecting):
+        """Judged on the rows that they were learnt from, these values would reach 0.63."""
+        values = np.random.default_rng(3).integers(0, 100, 8_000)
+        found = inspecting(cards(rows=8_000, device=[f"d{n}" for n in values]))
+        areas = {one.column: one.roc_auc for one in found.separations}
+        assert areas["device"] < 0.56
 
     def test_a_name_is_enough_to_be_suspected(self, inspecting):
         values = np.random.default_rng(3).integers(0, 2, 4_000)
