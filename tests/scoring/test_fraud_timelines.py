@@ -30,12 +30,20 @@ def scoring(champion: Any) -> None:
     live_model.serving()
 
 
-def score(name: str, source: str, destination: str, minutes: int = 0) -> None:
-    body = request(
+def transfer(name: str, source: str, destination: str, minutes: int = 0) -> dict[str, Any]:
+    return request(
         transaction_id=name, source_wallet_id=source, destination_wallet_id=destination,
         created_at=(START + timedelta(minutes=minutes)).isoformat(),
     )  # fmt: skip
-    services.score(json.dumps(body).encode(), NOW)
+
+
+def score(*transfers: dict[str, Any]) -> None:
+    """Score one, or several as a batch."""
+    if len(transfers) == 1:
+        services.score(json.dumps(transfers[0]).encode(), NOW)
+        return
+    results = services.score_batch(json.dumps({"transactions": transfers}).encode(), NOW)
+    assert all(isinstance(result, services.Scored) for result in results)
 
 
 def label(*verdicts: tuple[str, str], known: int = 0) -> None:
@@ -70,7 +78,10 @@ TRANSACTIONS, WALLETS = 8, 3
 names = st.integers(0, TRANSACTIONS - 1)
 wallets = st.integers(0, WALLETS - 1)
 verdicts = st.sampled_from(["fraud", "fraud", "legitimate"])
-scores = st.tuples(st.just("score"), names, wallets, wallets, st.integers(0, 60))
+scores = st.tuples(
+    st.just("score"),
+    st.lists(st.tuples(names, wallets, wallets, st.integers(0, 60)), min_size=1, max_size=3),
+)
 labels = st.tuples(
     st.just("label"),
     st.lists(st.tuples(names, verdicts), min_size=1, max_size=5),
@@ -84,12 +95,15 @@ labels = st.tuples(
 @given(steps=st.lists(scores | labels, min_size=5, max_size=30))
 def test_any_order_of_scores_and_labels(scoring: None, steps: list[Any]) -> None:
     number = next(_tries)
-    scored: dict[str, Any] = {}
+    transfers: dict[str, dict[str, Any]] = {}
     for step in steps:
         if step[0] == "score":
-            name = f"{number}-{step[1]}"
-            source, destination, minutes = scored.setdefault(name, step[2:])
-            score(name, f"{number}-{source}", f"{number}-{destination}", minutes)
+            sent = []
+            for at, source, destination, minutes in step[1]:
+                wallets = f"{number}-{source}", f"{number}-{destination}"
+                made = transfer(f"{number}-{at}", *wallets, minutes)
+                sent.append(transfers.setdefault(f"{number}-{at}", made))
+            score(*sent)
         else:
             _, stated, known = step
             label(*((f"{number}-{at}", verdict) for at, verdict in stated), known=known)
@@ -118,28 +132,32 @@ class TestInParallel:
                 if caller % 2:
                     label((f"t{caller // 2}-{at}", "fraud"))
                 else:
-                    score(f"t{caller // 2}-{at}", f"w{at % 3}", f"w{at % 5}")
+                    score(transfer(f"t{caller // 2}-{at}", f"w{at % 3}", f"w{at % 5}"))
 
         self.run(4, work)
         assert assert_timelines_are_right() == 2 * rounds
 
-    def test_many_labels_and_scores_of_the_same_wallets(self, scoring: None) -> None:
-        names = [f"t{at}" for at in range(60)]
+    def test_labels_decisions_and_outcomes_of_the_same_wallets(self, scoring: None) -> None:
+        transfers = {
+            f"t{at}": transfer(f"t{at}", *[f"w{at % 3}", f"w{at % 4}"][:: 1 if at % 2 else -1])
+            for at in range(60)
+        }
+        ended = {"status": "FAILED", "occurred_at": START.isoformat()}
 
         def work(caller: int) -> None:
             pick = random.Random(caller)
             for known in range(6):
-                if caller % 2:
-                    chosen = pick.sample(names, 40)
-                    label(
-                        *((name, pick.choice(["fraud", "legitimate"])) for name in chosen),
-                        known=known,
-                    )
-                    continue
-                for name in pick.sample(names, 12):
-                    at = int(name[1:])
-                    wallets = (f"w{at % 3}", f"w{at % 4}")
-                    score(name, *(wallets if at % 2 else wallets[::-1]))
+                names = pick.sample(list(transfers), 30)
+                if caller % 3 == 0:
+                    verdicts = ((name, pick.choice(["fraud", "legitimate"])) for name in names)
+                    label(*verdicts, known=known)
+                elif caller % 3 == 1:
+                    score(*(transfers[name] for name in names))
+                else:
+                    for name in names[:10]:
+                        score(transfers[name])
+                        report = {"transaction_id": name} | ended
+                        services.outcomes_record(json.dumps(report).encode(), NOW)
 
         self.run(6, work)
         assert assert_timelines_are_right() > 10
