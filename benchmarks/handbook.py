@@ -59,7 +59,7 @@ class Payments(NamedTuple):
 
 def generate() -> Payments:
     """The Handbook's data set, from the seeds that it was published with."""
-    seconds, card, terminal, amount = (np.concatenate(column) for column in zip(*_by_card()))
+    seconds, card, terminal, amount = (np.concatenate(column) for column in zip(*_by_card(), strict=True))
     order = np.argsort(seconds, kind="stable")
     seconds, card, terminal, amount = (c[order] for c in (seconds, card, terminal, amount))
     scenario = np.zeros(len(card), dtype=np.int64)

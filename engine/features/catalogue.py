@@ -151,7 +151,9 @@ OWN_BALANCE: Final = ("source_balance", "amount_to_balance")
 """What a model reads of the transaction itself, beside one column a category."""
 
 RATIOS: Final[Mapping[str, str]] = {
+    "amount_to_src_mean_7d": "src_tx_amount_mean_out_7d",
     "amount_to_src_mean_30d": "src_tx_amount_mean_out_30d",
+    "amount_to_src_max_30d": "src_tx_amount_max_out_30d",
     "amount_to_dst_mean_30d": "dst_tx_amount_mean_in_30d",
 }
 """Inputs that are the transaction's amount over a feature: unknown unless that is above 0."""
