@@ -59,9 +59,9 @@ class Payments(NamedTuple):
 
 def generate() -> Payments:
     """The Handbook's data set, from the seeds that it was published with."""
-    seconds, card, terminal, amount = (np.concatenate(column) for column in zip(*_by_card(), strict=True))
-    order = np.argsort(seconds, kind="stable")
-    seconds, card, terminal, amount = (c[order] for c in (seconds, card, terminal, amount))
+    columns = [np.concatenate(column) for column in zip(*_by_card(), strict=True)]
+    order = np.argsort(columns[0], kind="stable")
+    seconds, card, terminal, amount = (column[order] for column in columns)
     scenario = np.zeros(len(card), dtype=np.int64)
     scenario[amount > 220] = 1
     days = seconds // DAY_SECONDS
