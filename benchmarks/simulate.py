@@ -27,8 +27,9 @@ from engine.policy import Policy
 from engine.rules import RuleSet
 from training.pipeline.datasets import import_files
 from training.pipeline.evaluate import rank
+from training.pipeline.features import Features
 from training.pipeline.fit import FitPart, fit_supervised, supervised_score
-from training.pipeline.prepare import Features, choose_schema, split_data
+from training.pipeline.prepare import choose_schema, split_data
 from training.pipeline.rules_replay import Replayed, RuleReplay
 from training.pipeline.simulate import simulate
 from training.pipeline.spec import Options
@@ -75,7 +76,7 @@ def speeds(rows: int, seed: int, folder: Path) -> tuple[dict[str, float], Path]:
 def detection(path: Path) -> dict[str, float]:
     parts = split_data(read_transactions(str(path)), Options(), LABEL_DELAY)
     data, split = parts.data, parts.split
-    features = Features(parts, choose_schema(data, split.train, ()))
+    features = Features(parts.data, choose_schema(data, split.train, ()), parts.label_delay)
 
     def fit_part(part: slice) -> FitPart:
         rows = np.arange(part.start, part.stop)

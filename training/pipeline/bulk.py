@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from engine.bundle import Bundle
 from engine.errors import InvalidDataset
 from engine.features.catalogue import CATALOGUE, FEATURE_INDEX
-from engine.features.replay import Past, visible_at_once
 from engine.features.schema import FeatureSchema
 from engine.rules import RuleResult, RuleSet
 from training.pipeline.evaluate import Scores
-from training.pipeline.labels import fraud_visible_from
+from training.pipeline.features import Features, Matrix
 from training.pipeline.rules_replay import (
     BLOCKS,
     CountriesBefore,
@@ -28,15 +27,13 @@ from training.pipeline.rules_replay import (
     RuleReplay,
     countries_before,
 )
-from training.pipeline.table import Text, Transactions
+from training.pipeline.table import Transactions
 
-# Rows that are decided together; what is in memory at a time is two chunks.
-CHUNK = 200_000
+# Rows that are decided together; three chunks are in memory at a time.
+CHUNK = 100_000
 # Rows that a thread scores at a time: enough for its work in compiled code to outlast its waiting
 # for the interpreter, which the rules keep busy.
-BLOCK = 50_000
-
-Matrix = NDArray[np.float64]
+BLOCK = 25_000
 
 
 class ScoredRows(NamedTuple):
@@ -86,20 +83,15 @@ def score_in_order(
     Args:
         rows: with a start and a stop, not empty.
         labels: whether history knows the data set's labels, each from when it was known.
+
+    Raises:
+        InvalidDataset: an attribute is of another kind than the version was trained with.
     """
-    past = Past(
-        data.created_at,
-        data.amount,
-        data.source,
-        data.destination,
-        data.country_codes,
-        failed_visible_from=visible_at_once(data.failed),
-        fraud_visible_from=fraud_visible_from(data, bundle.label_delay) if labels else None,
-        label_delay=bundle.label_delay,
-    )
+    _check_attributes(data, bundle.schema)
+    features = Features(data, bundle.schema, bundle.label_delay, labels=labels)
     countries = countries_before(data, rows)
     blocks: PastBlocks = {}
-    for chunk in _computed_ahead(_Models(bundle, data, past), rows):
+    for chunk in _computed_ahead(_Models(bundle, features), rows):
         here = slice(chunk.rows.start - rows.start, chunk.rows.stop - rows.start)
         known = CountriesBefore(countries.lists, countries.codes[here])
         replay = RuleReplay(rules, data, chunk.history, chunk.rows, countries=known)
@@ -137,36 +129,19 @@ class _Chunk:
 class _Models:
     """Features and models of any rows, without what was blocked before."""
 
-    def __init__(self, bundle: Bundle, data: Transactions, past: Past) -> None:
+    def __init__(self, bundle: Bundle, features: Features) -> None:
         self.schema = bundle.schema
         self._bundle = bundle
-        self._data = data
-        self._country = data.country_codes
-        self._attributes = _attributes(data, bundle.schema)
-        self._past = past
+        self._features = features
 
     def fill(self, chunk: _Chunk, block: slice) -> None:
         """Compute a block (positions in the chunk). Compiled code, which threads run together."""
-        rows = slice(chunk.rows.start + block.start, chunk.rows.start + block.stop)
-        history = self._past.features(np.arange(rows.start, rows.stop), threads=1)
-        inputs = self._assemble(rows, history)
+        rows = np.arange(chunk.rows.start + block.start, chunk.rows.start + block.stop)
+        history = self._features.history(rows, threads=1)
+        inputs = self._features.assemble(rows, history)
         chunk.history[block], chunk.inputs[block] = history, inputs
         chunk.supervised[block] = self._bundle.supervised.predict(inputs)
         chunk.unsupervised[block] = self._bundle.unsupervised.predict(inputs)
-
-    def _assemble(self, rows: slice, history: Matrix) -> Matrix:
-        data = self._data
-        return self.schema.assemble(
-            amount=data.amount[rows],
-            created_at=data.created_at[rows],
-            currency=data.text["currency"].take(rows),
-            direction=data.text["direction"].take(rows),
-            transaction_type=data.text["transaction_type"].take(rows),
-            country=self._country[rows],
-            source_balance=data.numbers["source_balance"][rows],
-            history=history,
-            attributes={name: _part(values, rows) for name, values in self._attributes.items()},
-        )
 
 
 def _computed_ahead(models: _Models, rows: slice) -> Iterator[_Chunk]:
@@ -199,25 +174,11 @@ def _cut(rows: int) -> list[slice]:
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
-def _attributes(data: Transactions, schema: FeatureSchema) -> dict[str, Matrix | Text]:
-    """The data set's columns for the attributes that a version reads.
-
-    Raises:
-        InvalidDataset: one is of another kind than the version was trained with.
-    """
-    found = {}
+def _check_attributes(data: Transactions, schema: FeatureSchema) -> None:
     for attribute in schema.attributes:
         column = data.attributes.get(attribute.name)
-        if column is None:
-            continue
-        if column.kind != attribute.kind:
+        if column is not None and column.kind != attribute.kind:
             raise InvalidDataset(
                 f"Attribute {attribute.name} is a {column.kind} in the data set; the version "
                 f"expects a {attribute.kind}. Map it as one."
             )
-        found[attribute.name] = column.values
-    return found
-
-
-def _part(values: Matrix | Text, rows: slice) -> Matrix | Text:
-    return values.take(rows) if isinstance(values, Text) else values[rows]

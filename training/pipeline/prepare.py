@@ -1,6 +1,6 @@
 """A data set made ready for the models: split in time, checked, turned into matrices."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import InvalidDataset
-from engine.features.replay import Past, visible_at_once
 from engine.features.schema import Attribute, FeatureSchema
 from training.pipeline.durations import format_duration
-from training.pipeline.labels import fraud_visible_from, labels_at
+from training.pipeline.labels import labels_at
 from training.pipeline.spec import Options, RunSpec
 from training.pipeline.split import Split, show_moment, split_by_periods, split_by_shares
 from training.pipeline.table import Text, Transactions
@@ -24,8 +23,6 @@ CATEGORY_ROWS = 50
 MAX_CATEGORIES = 30
 # Fewer than these and the part decides nothing: (rows, frauds).
 MINIMUM = {"train": (500, 20), "validation": (100, 5), "test": (100, 5)}
-# Rows whose features are in memory at a time beside the matrix that they are made into.
-BLOCK = 250_000
 
 
 class Parts(NamedTuple):
@@ -127,66 +124,6 @@ def choose_schema(data: Transactions, train: slice, without: Sequence[str]) -> F
         attributes=tuple(attributes),
         without=frozenset(without),
     )
-
-
-class Features:
-    """The models' inputs for any rows of a data set, from the rows before each.
-
-    Args:
-        parts: history begins with the first row of its data.
-    """
-
-    def __init__(self, parts: Parts, schema: FeatureSchema) -> None:
-        data = parts.data
-        self.schema = schema
-        self._data = data
-        self._country = data.country_codes
-        self._past = Past(
-            data.created_at,
-            data.amount,
-            data.source,
-            data.destination,
-            self._country,
-            failed_visible_from=visible_at_once(data.failed),
-            fraud_visible_from=fraud_visible_from(data, parts.label_delay),
-            label_delay=parts.label_delay,
-        )
-
-    def history(self, rows: Rows) -> Matrix:
-        """(len(rows), len(CATALOGUE)): the historical features of some rows."""
-        return self._past.features(rows)
-
-    def matrix(self, rows: Rows, progress: Callable[[int], None] = lambda _: None) -> Matrix:
-        """(len(rows), len(schema.names)), NaN where a value is not known.
-
-        `progress` is called with the number of rows done.
-        """
-        out = np.empty((len(rows), len(self.schema.names)))
-        for start in range(0, len(rows), BLOCK):
-            block = rows[start : start + BLOCK]
-            out[start : start + BLOCK] = self.assemble(block, self.history(block))
-            progress(start + len(block))
-        return out
-
-    def assemble(self, rows: Rows, history: Matrix) -> Matrix:
-        """(len(rows), len(schema.names)) from what `history` gave for these rows."""
-        data = self._data
-        return self.schema.assemble(
-            amount=data.amount[rows],
-            created_at=data.created_at[rows],
-            currency=data.text["currency"].take(rows),
-            direction=data.text["direction"].take(rows),
-            transaction_type=data.text["transaction_type"].take(rows),
-            country=self._country[rows],
-            source_balance=data.numbers["source_balance"][rows],
-            history=history,
-            attributes={
-                name: column.values.take(rows)
-                if isinstance(column.values, Text)
-                else column.values[rows]
-                for name, column in data.attributes.items()
-            },
-        )
 
 
 def describe(parts: Parts, spec: RunSpec) -> dict[str, Any]:

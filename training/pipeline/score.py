@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from engine.features.catalogue import CATALOGUE
 from engine.policy import PiecewiseLinear
 from training.pipeline.calibrate import anomaly_scale
+from training.pipeline.features import BLOCK, Features
 from training.pipeline.fit import Supervised, Unsupervised, supervised_score
-from training.pipeline.prepare import BLOCK, Features, Parts
+from training.pipeline.prepare import Parts
 
 Scores = NDArray[np.float64]
 

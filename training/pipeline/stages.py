@@ -21,6 +21,7 @@ from training.pipeline.export import (
     predictions_parquet,
     write_run_bundle,
 )
+from training.pipeline.features import Features
 from training.pipeline.fit import (
     FitPart,
     Supervised,
@@ -30,7 +31,7 @@ from training.pipeline.fit import (
 from training.pipeline.importance import permutation_importances
 from training.pipeline.judge import judge
 from training.pipeline.memory import peak_memory_mb
-from training.pipeline.prepare import Features, Parts, choose_schema, describe, split_data
+from training.pipeline.prepare import Parts, choose_schema, describe, split_data
 from training.pipeline.progress import Progress
 from training.pipeline.rules_replay import RuleReplay
 from training.pipeline.run_folder import PREDICTIONS, RunFolder
@@ -149,7 +150,8 @@ def _load(spec: RunSpec, folder: RunFolder) -> Transactions:
 
 
 def _features(parts: Parts, spec: RunSpec, progress: Progress) -> Fitting:
-    features = Features(parts, choose_schema(parts.data, parts.split.train, spec.options.without))
+    schema = choose_schema(parts.data, parts.split.train, spec.options.without)
+    features = Features(parts.data, schema, parts.label_delay)
     rng = np.random.default_rng(spec.seed)
     train = draw(parts.split.train, parts.labels, spec.options.fit_rows, rng)
     stop = draw(parts.split.validation, parts.labels, STOP_ROWS, rng)
