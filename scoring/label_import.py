@@ -7,7 +7,7 @@ from datetime import datetime
 from itertools import islice
 from pathlib import Path
 
-from engine.errors import FieldError, InvalidLabels
+from engine.errors import FieldError, InvalidLabels, InvalidRequest
 from scoring.label_files import COLUMNS, LabelFile, LabelRow
 from scoring.labels import labels_record, time_faults
 from scoring.reports import MAX_REPORTS
@@ -62,19 +62,34 @@ def labels_import(
     strict = on_bad_rows == "stop"
     if strict:
         _refuse_columns(result)
-        for rows in _chunks(files, "checking", (0.0, 0.2), clock, progress):
-            result.bad_rows += [row for row in rows if row.fault]
+        for rows in _chunks(files, "checking", (0.0, 0.2), progress):
+            result.bad_rows += _bad(_with_times_checked(rows, clock()))
         _refuse_rows(result)
-    for rows in _chunks(files, "recording", (0.2 if strict else 0.0, 1.0), clock, progress):
-        result.bad_rows += [row for row in rows if row.fault]
-        if strict:  # a transaction made later than its label may have been scored meanwhile
-            _refuse_rows(result)
-        reports = [row.report for row in rows if row.report is not None]
-        receipt = labels_record(reports, stated_by=stated_by, now=clock())
-        result.recorded += receipt.recorded
-        result.repeated += receipt.repeated
-        result.unknown |= dict.fromkeys(receipt.unknown)
+    for rows in _chunks(files, "recording", (0.2 if strict else 0.0, 1.0), progress):
+        _record(rows, result, strict, stated_by, clock)
     return result
+
+
+def _record(
+    rows: list[LabelRow], result: Imported, strict: bool, stated_by: str, clock: Clock
+) -> None:
+    """Record a chunk. A transaction that was made later than its label became known may be scored
+    at any moment, so rows that were good may turn out bad."""
+    while True:
+        rows = _with_times_checked(rows, clock())
+        reports = [row.report for row in rows if row.report is not None]
+        if strict and len(reports) < len(rows):
+            result.bad_rows = _bad(rows)
+            _refuse_rows(result)
+        try:
+            receipt = labels_record(reports, stated_by=stated_by, now=clock())
+        except InvalidRequest:
+            continue
+        break
+    result.bad_rows += _bad(rows)
+    result.recorded += receipt.recorded
+    result.repeated += receipt.repeated
+    result.unknown |= dict.fromkeys(receipt.unknown)
 
 
 def listed(bad_rows: Sequence[LabelRow]) -> str:
@@ -91,19 +106,22 @@ def _chunks(
     files: Sequence[LabelFile],
     step: str,
     share: tuple[float, float],
-    clock: Clock,
     progress: Progress,
 ) -> Iterator[list[LabelRow]]:
-    """The rows of all files, at most 1,000 at a time, those with an impossible time named bad."""
+    """The rows of all files, at most 1,000 at a time; tells how far they are read."""
     total = sum(file.size for file in files)
     before, (begin, end) = 0, share
     for file in files:
         rows = file.rows()
         while chunk := list(islice(rows, MAX_REPORTS)):
-            yield _with_times_checked(chunk, clock())
+            yield chunk
             part = (before + file.position()) / total
             progress(f"{step} {file.name}", begin + (end - begin) * part)
         before += file.size
+
+
+def _bad(rows: Sequence[LabelRow]) -> list[LabelRow]:
+    return [row for row in rows if row.fault]
 
 
 def _with_times_checked(rows: list[LabelRow], now: datetime) -> list[LabelRow]:

@@ -237,6 +237,26 @@ def test_transaction_scored_after_the_check_stops_it_where_it_is(
     assert Label.objects.count() == 1_000
 
 
+@pytest.mark.parametrize("choice", ["stop", "skip"])
+def test_transaction_scored_at_the_last_moment_makes_a_bad_row(
+    api: Api, tmp_path: Path, monkeypatch: Any, choice: str
+) -> None:
+    record = label_import.labels_record
+
+    def score_first(*args: Any, **kwargs: Any) -> Any:
+        api.score(request(transaction_id="t1", created_at="2026-01-23T12:00:00Z"))
+        return record(*args, **kwargs)
+
+    monkeypatch.setattr(label_import, "labels_record", score_first)
+    path = csv_file(tmp_path, "t0,fraud,2026-01-23,,", "t1,fraud,2026-01-23,,")
+    if choice == "stop":
+        assert "1 bad row, so nothing was imported" in refused(path)
+        assert kept() == []
+    else:
+        assert "1 row left out" in import_labels(path, "--on-bad-rows", "skip")
+        assert kept() == [("t0", "fraud")]
+
+
 def test_same_file_again_and_grown(tmp_path: Path) -> None:
     rows = [f"t{at},fraud,2026-02-01,," for at in range(2_500)]
     assert "2,500 labels recorded." in import_labels(csv_file(tmp_path, *rows))
