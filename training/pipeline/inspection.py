@@ -167,6 +167,8 @@ class _Inspecting:
             self._tell(f"reading {name}", 0.4 * share)
 
         raw = open_raw(self._connection, self._path, read)
+        if len(raw.header) == 1 and set(raw.header[0]) & set(";|\t"):
+            raise InvalidDataset(f"{name}: columns must be separated by commas: {raw.header[0]!r}.")
         clean = work / "clean.csv"
         rows = raw.rows(clean, on_fault)
         self._header = raw.header

@@ -354,6 +354,11 @@ class TestFacts:
         with pytest.raises(InvalidDataset):
             inspect_file(path)
 
+    @pytest.mark.parametrize("separator", [";", "\t", "|"])
+    def test_another_separator_is_told(self, inspecting, separator):
+        with pytest.raises(InvalidDataset, match="must be separated by commas: 'trans_num"):
+            inspecting(cards(rows=10), sep=separator)
+
     def test_progress_goes_up_to_the_end(self, tmp_path):
         cards().to_csv(tmp_path / "f.csv", index=False)
         told = []
