@@ -20,6 +20,7 @@ from deployments.admin.base import ReadOnlyAdmin, badge
 from engine.errors import InvalidDataset, RunRefused, StoreUnavailable
 from training import selectors, services
 from training.forms import TrainForm
+from training.metrics import percent
 from training.models import ACTIVE, Dataset, RunState, TrainingRun
 from training.options import describe_options
 from training.pipeline.spec import decode_options
@@ -349,7 +350,7 @@ class TrainingRunAdmin(ReadOnlyAdmin):
     def recall_reviewed(self, run: TrainingRun) -> str:
         if run.model_version is None or "review" not in run.model_version.metrics:
             return "-"
-        return f"{run.model_version.metrics['review']['recall']:.1%}"
+        return percent(run.model_version.metrics["review"]["recall"])
 
     @admin.display(description="duration")
     def duration(self, run: TrainingRun) -> str:

@@ -99,9 +99,13 @@ RANKING = (
     AVERAGE_PRECISION,
     Figure(("roc_auc",), "ROC-AUC", unit, "How often a fraud ranks above a legitimate transaction"),
     Figure(("f1",), "best F1", unit, "At the best of all thresholds"),
-    Figure(("recall_at_0_1_percent",), "recall at 0.1 %", percent, "Of 0.1 % alerts"),
-    Figure(("recall_at_0_5_percent",), "recall at 0.5 %", percent, "Of 0.5 % alerts"),
-    Figure(("recall_at_1_percent",), "recall at 1 %", percent, "Of 1 % alerts"),
+    Figure(
+        ("recall_at_0_1_percent",), "recall at 0.1 %", percent, "Frauds found with 0.1 % alerts"
+    ),
+    Figure(
+        ("recall_at_0_5_percent",), "recall at 0.5 %", percent, "Frauds found with 0.5 % alerts"
+    ),
+    Figure(("recall_at_1_percent",), "recall at 1 %", percent, "Frauds found with 1 % alerts"),
     CARD_PRECISION,
 )
 STOPPED = Figure(("review", "recall"), "frauds reviewed or blocked", percent, "Share of the frauds")
@@ -283,6 +287,6 @@ def _difference(difference: Metrics | None, figure: Figure) -> Cell:
         return Cell(NOTHING)
 
     def signed(value: float) -> str:
-        return f"{100 * value:+.1f}{SPACE}pts" if figure.show is percent else f"{value:+.4f}"
+        return f"{100 * value:+.1f}{SPACE}pts" if figure.show is percent else f"{value:+.3f}"
 
     return Cell(signed(difference["difference"]), interval_text(difference["interval"], signed))

@@ -162,32 +162,53 @@ def remedy(stage: str, error: str) -> str:
 
 def _sentences(found: metrics.Metrics) -> list[str]:
     """What the report says, in words."""
-    stopped, value = metrics.STOPPED.cell(found), metrics.VALUE_STOPPED.cell(found)
-    rate = metrics.ALERT_RATE.cell(found)
-    sentences = [
+    told = (_stopped(found), _beside_champion(found), _rules_first(found), _ranges(found))
+    return [sentence for sentence in told if sentence]
+
+
+def _stopped(found: metrics.Metrics) -> str:
+    recall, value = metrics.STOPPED.cell(found), metrics.VALUE_STOPPED.cell(found)
+    interval = f" ({recall.interval})" if recall.interval else ""
+    amounts = f" and {value.value} of their value" if value.value != metrics.NOTHING else ""
+    return (
         f"On {found['rows']:,} transactions that it had not seen, {found['frauds']:,} of them "
-        f"frauds, this version reviews or blocks {rate.value} and so stops {stopped.value} of the "
-        "frauds"
-        + (f" ({stopped.interval})" if stopped.interval else "")
-        + (f" and {value.value} of their value." if value.value != metrics.NOTHING else ".")
-    ]
+        f"frauds, this version reviews or blocks {metrics.ALERT_RATE.cell(found).value} and so "
+        f"stops {recall.value} of the frauds{interval}{amounts}."
+    )
+
+
+def _beside_champion(found: metrics.Metrics) -> str:
     difference = at_path(found, ("differences", "champion", "pr_auc"))
-    if difference and difference["interval"]:
-        low, high = difference["interval"]
-        sentences.append(
-            "Beside the champion "
-            + (f"v{found['champion']['version']} " if found.get("champion") else "")
-            + f"on the same transactions its average precision is {found['pr_auc']:.3f} and not "
-            f"{found['baselines']['champion']['pr_auc']:.3f}: a difference of "
-            f"{difference['difference']:+.3f} ({low:+.3f} to {high:+.3f})."
-        )
-    if "intervals" in found:
-        sentences.append(
-            f"The ranges hold 95 % of {found['bootstrap']['replicates']} resamples of the "
-            f"{found['bootstrap']['wallets']:,} source wallets: with other wallets of the same "
-            "kind the figures would mostly lie in them."
-        )
-    return sentences
+    if not difference or not difference["interval"]:
+        return ""
+    low, high = difference["interval"]
+    return (
+        f"Beside the champion v{found['champion']['version']} on the same transactions its average "
+        f"precision is {found['pr_auc']:.3f} and not "
+        f"{found['baselines']['champion']['pr_auc']:.3f}: a difference of "
+        f"{difference['difference']:+.3f} ({low:+.3f} to {high:+.3f})."
+    )
+
+
+def _rules_first(found: metrics.Metrics) -> str:
+    supervised = at_path(found, ("supervised", "pr_auc"))
+    if supervised is None or supervised <= found["pr_auc"] or not found["rules"]["alerts"]:
+        return ""
+    return (
+        f"What a rule blocks ranks first, and {metrics.percent(found['rules']['precision'])} of it "
+        "is fraud. The supervised model alone has an average precision of "
+        f"{supervised:.3f}."
+    )
+
+
+def _ranges(found: metrics.Metrics) -> str:
+    if "intervals" not in found:
+        return ""
+    return (
+        f"The ranges hold 95 % of {found['bootstrap']['replicates']} resamples of the "
+        f"{found['bootstrap']['wallets']:,} source wallets: with other wallets of the same kind "
+        "the figures would mostly lie in them."
+    )
 
 
 def _tiles(found: metrics.Metrics) -> list[Tile]:
@@ -209,6 +230,7 @@ def _embedded(report: Report) -> dict[str, Any]:
         "names": _names(found),
         "thresholds": {name: report["thresholds"][name] for name in ("review", "block")},
         "fraud_rate": found["fraud_rate"],
+        "approve_all_cost_per_1000": found["approve_all_cost_per_1000"],
         "learning_curve": report.get("learning_curve", []),
     }
 

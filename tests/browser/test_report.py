@@ -85,18 +85,25 @@ def drawn(plot: Locator, series: str) -> np.ndarray:
     """(points, 2) what a line shows, read off the picture by its own axes."""
     line = plot.locator(f'g[data-series="{series}"] .plot-line').first.get_attribute("d")
     points = np.array([[float(n) for n in pair.split(",")] for pair in re.split("[ML]", line)[1:]])
-    ticks = plot.locator(".plot-tick").evaluate_all(
+    axes = read_axes(plot.locator(".plot-tick"))
+    return np.column_stack(
+        [np.polyval(axis, values) for axis, values in zip(axes, points.T, strict=True)]
+    )
+
+
+def read_axes(ticks: Locator) -> tuple[np.ndarray, np.ndarray]:
+    """The lines that turn places into values, of x and y."""
+    found = ticks.evaluate_all(
         "ticks => ticks.map(t => [t.getAttribute('text-anchor'), t.getAttribute('x'),"
         " t.getAttribute('y'), t.textContent])"
     )
-    x_ticks = [(float(x), number(text)) for anchor, x, _, text in ticks if anchor == "middle"]
-    y_ticks = [(float(y) - 4, number(text)) for anchor, _, y, text in ticks if anchor == "end"]
-    return np.column_stack(
-        [
-            np.polyval(np.polyfit(*np.array(axis).T, 1), values)
-            for axis, values in zip((x_ticks, y_ticks), points.T, strict=True)
-        ]
-    )
+    x_ticks = [(float(x), number(text)) for anchor, x, _, text in found if anchor == "middle"]
+    y_ticks = [(float(y) - 4, number(text)) for anchor, _, y, text in found if anchor == "end"]
+    return tuple(np.polyfit(*np.array(axis).T, 1) for axis in (x_ticks, y_ticks))
+
+
+def read_y(ticks: Locator, place: float) -> float:
+    return float(np.polyval(read_axes(ticks)[1], place))
 
 
 def number(text: str) -> float:
@@ -165,7 +172,7 @@ def test_costs_and_scores_are_chosen_on_the_page(strict: Page, finished, trained
     page, table = strict, trained.predictions
     page.goto(address(finished))
     plot = figure(page, "cost")
-    expect(page.get_by_label("One review costs")).to_have_value("1.0")
+    expect(page.get_by_label("One review costs")).to_have_value("1")
     page.get_by_label("One review costs").fill("2.5")
     line = drawn(plot, "Reviewing all from here on")
     cost = trained.report["curves"]["cost"]
@@ -176,6 +183,10 @@ def test_costs_and_scores_are_chosen_on_the_page(strict: Page, finished, trained
         for each in cost["threshold"]
     ]
     assert np.abs(line[:, 1] - expected).max() < 1e-3 * max(expected)
+    level = trained.report["metrics"]["approve_all_cost_per_1000"]
+    assert level == pytest.approx(1000 * frauds.sum() / len(risk))
+    mark, axis = plot.locator(".plot-mark").first.get_attribute("d"), plot.locator(".plot-tick")
+    assert read_y(axis, float(mark.split(",")[1].split("L")[0])) == pytest.approx(level, rel=1e-3)
 
     plot = figure(page, "distribution")
     plot.get_by_role("combobox", name="Score").select_option("Supervised model")

@@ -4,6 +4,7 @@ The computations share no code with the pipeline: pandas and scikit-learn, row b
 possible.
 """
 
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -17,6 +18,8 @@ from sklearn.metrics import (
     roc_auc_score,
     roc_curve,
 )
+
+from deployments.gates import Verdict, gate
 
 COLUMNS = {
     "risk": "risk_score",
@@ -234,6 +237,23 @@ def test_the_champion_is_named_with_what_it_had_seen(report):
     assert facts["version"] == "1.0.0"
     gap = pd.Timestamp(report["metrics"]["test_from"]) - pd.Timestamp(facts["fitted_until"])
     assert gap > timedelta(days=6)
+
+
+@dataclass
+class Version:
+    version: str
+    metrics: dict[str, Any]
+    deployable: bool = True
+
+
+def test_a_promotion_is_judged_by_it(report, table):
+    found = gate(Version("1.1.0", report["metrics"]), Version("1.0.0", {}))
+    low, high = report["metrics"]["differences"]["champion"]["pr_auc"]["interval"]
+    expected = Verdict.BETTER if low > 0 else Verdict.WORSE if high < 0 else Verdict.TOO_CLOSE
+    assert found.verdict is expected
+    ours = average_precision_score(table["label"], table["risk_score"])
+    theirs = average_precision_score(table["label"], table["champion_score"])
+    assert f"is {ours:.3f} and that of v1.0.0 {theirs:.3f}" in found.reason
 
 
 def test_what_a_report_tells_beside_its_curves(report):
