@@ -290,18 +290,16 @@ class _Reader:
         if not isinstance(written, dict):
             self._note(path, 'expected a table such as { column = "…" }')
             return Source()
-        before = len(self.mistakes)
         attribute = path.startswith("attributes.")
         self._check_keys(path, column, written, ("column",) if attribute else _ORIGINS)
         given = {}
         for key in written:
-            if key in _KEYS:
+            if key in _KEYS and key != "kind":
                 value = self._value(written, key, *_KEYS[key], path=f"{path}.{key}")
                 if key in _CHOICES and value is not None and value not in _CHOICES[key]:
                     self._note(f"{path}.{key}", f"expected {_KEYS[key].expected}")
-                given[key] = value
-        if len(self.mistakes) > before:
-            return Source()
+                if value is not None:
+                    given[key] = value
         return self._built(path, given)
 
     def _check_keys(
@@ -331,7 +329,7 @@ class _Reader:
         columns = (names,) if isinstance(names, str) else tuple(names)
         if isinstance(names, list) and not names:
             self._note(f"{path}.column", f"expected {_KEYS['column'].expected}")
-        if "separator" in given and len(columns) < 2:
+        if "separator" in given and len(columns) == 1:
             self._note(f"{path}.separator", "expected only with a list of columns")
         start = self._start(path, given.pop("start", None))
         return Source(columns=columns, start=start, **{k: _as_text(k, v) for k, v in given.items()})

@@ -364,7 +364,7 @@ class TestMistakes:
     direction | { column = "d", default = "incoming" } | .default | only with values
     direction | { column = "d", values = { a = "outgoing" }, default = "up" } | .default | 'up' is
     direction | { column = "d", values = { a = "outgoing" }, others = "x" } | .others | or keep
-    direction | { column = "d", values = {}, others = "keep", default = "" } | .default | not with
+    city | { column = "d", values = {}, others = "keep", default = "x" } | .default | not with
     city | { column = "d", separator = "-" } | .separator | only with a list of columns
     city | { column = "d", format = "%Y" } | .format | not a key here
     is_fraud | { column = "f", negative = ["0"] } | .negative | only with positive
@@ -433,12 +433,13 @@ class TestMistakes:
         told = mistakes(
             'a = { column = "x", kind = "text" }',
             'label_delay = "x"\nignore = []',
-            amount='{ colum = "a" }',
+            amount='{ colum = "a", missing = "x" }',
             currency='{ constant = "EURO" }',
             is_fraud=None,
         )
         assert set(told) == {
-            "ignore", "label_delay", "columns.amount", "columns.amount.colum",
+            "ignore", "label_delay", "columns.amount",
+            "columns.amount.colum", "columns.amount.missing",
             "columns.currency.constant", "columns.is_fraud", "attributes.a.kind",
         }  # fmt: skip
 
