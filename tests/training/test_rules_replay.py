@@ -82,6 +82,7 @@ def made_up(rows: int, seed: int) -> tuple[Transactions, np.ndarray]:
         amount=np.round(rng.choice([10.0, 55.5, 90.0, 130.0], rows) * 10_000).astype(np.int64),
         source=rng.integers(0, 3, rows),
         destination=rng.integers(0, 6, rows),
+        wallets=pa.array([f"w{wallet}" for wallet in range(6)]),
         is_fraud=np.zeros(rows, bool),
         text={name: text(values) for name, values in TEXTS.items()},
         numbers={name: numbers(0.0, 100.0) for name in ("source_balance", "account_age_minutes")},
