@@ -43,7 +43,7 @@ def admin(client):
 
 
 def login_with(client, *codenames: str):
-    user = User.objects.create_user("bob", is_staff=True)
+    user, _ = User.objects.get_or_create(username="bob", is_staff=True)
     user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
     client.force_login(user)
     return client
@@ -148,6 +148,19 @@ class TestRuns:
         address = reverse("admin:deployments_modelversion_change", args=[run.model_version_id])
         assert f'href="{address}"' in page
         assert "Start again" not in page
+
+    def test_the_report_is_given_as_one_file_to_who_may_look(self, client):
+        run, active = succeeded(), running()
+        login_with(client, "view_trainingrun")
+        answer = client.get(url("report", run.pk))
+        assert answer["Content-Disposition"] == 'attachment; filename="fraud-v1.0.0.html"'
+        assert "0.7123" in answer.content.decode()
+        answer = client.get(url("report", active.pk), follow=True)
+        assert "Its report comes when the run ends." in answer.content.decode()
+        login_with(client)
+        assert client.get(url("report", run.pk)).status_code == 403
+        client.logout()
+        assert client.get(url("report", run.pk)).status_code == 302
 
     def test_cancel_and_start_again(self, admin):
         run = make_run()
