@@ -269,9 +269,12 @@ def slice_table(title: str, name: str, slices: list[Metrics]) -> Table:
 
 
 def text_table(table: Table) -> str:
-    """The table for a terminal, columns aligned, without the intervals."""
-    lines = [table.header, *(tuple(cell.value for cell in row) for row in table.rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(table.header))]
+    """The table for a terminal, columns aligned, without the intervals and without the remarks,
+    which are columns that have no header."""
+    told = [at for at, name in enumerate(table.header) if name or at == 0]
+    cells = [table.header, *([cell.value for cell in row] for row in table.rows)]
+    lines = [[line[at] for at in told] for line in cells]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(told))]
     text = [
         "  ".join(
             cell.ljust(width) if column == 0 else cell.rjust(width)

@@ -118,28 +118,17 @@ def report_context(report: Report) -> dict[str, Any]:
     found = report["metrics"]
     drawn = "histograms" in report.get("curves", {})
     importances = _importances(report.get("importances", []))
-    slices = report["curves"] if drawn else {"weeks": [], "types": []}
     return {
         "sentences": _sentences(found),
         "warning": report.get("champion_error"),
         "tiles": _tiles(found),
-        "plots": [
-            *(CURVES if drawn else ()),
-            *([LEARNING] if drawn and len(report.get("learning_curve", [])) > 1 else ()),
-        ],
+        "plots": _plots(report) if drawn else [],
         "scores": [(key, name) for key, name in _names(found).items() if key in MODELS],
         "costs": found.get("costs") or {"review": 0, "block_legitimate": 0},
         "costs_given": bool(found.get("costs")),
         "figures": metrics.figures_table(found),
         "tables": metrics.metric_tables(found),
-        "slices": [
-            table
-            for table in (
-                metrics.slice_table("By week", "week", slices["weeks"]),
-                metrics.slice_table("By transaction type", "type", slices["types"]),
-            )
-            if table.rows
-        ],
+        "slices": _slices(report["curves"]) if drawn else [],
         "importances": importances[:FIRST_INPUTS],
         "more_importances": importances[FIRST_INPUTS:],
         "search": _search_table(report.get("search") or {}),
@@ -209,6 +198,19 @@ def _ranges(found: metrics.Metrics) -> str:
         f"{found['bootstrap']['wallets']:,} source wallets: with other wallets of the same kind "
         "the figures would mostly lie in them."
     )
+
+
+def _plots(report: Report) -> list[Plot]:
+    learnt = len(report.get("learning_curve", [])) > 1
+    return [*CURVES, LEARNING] if learnt else [*CURVES]
+
+
+def _slices(drawn: Mapping[str, Any]) -> list[Table]:
+    tables = (
+        metrics.slice_table("By week", "week", drawn["weeks"]),
+        metrics.slice_table("By transaction type", "type", drawn["types"]),
+    )
+    return [table for table in tables if table.rows]
 
 
 def _tiles(found: metrics.Metrics) -> list[Tile]:

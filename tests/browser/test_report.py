@@ -191,6 +191,14 @@ def test_costs_and_scores_are_chosen_on_the_page(strict: Page, finished, trained
     plot = figure(page, "distribution")
     plot.get_by_role("combobox", name="Score").select_option("Supervised model")
     expect(plot.locator(".plot-label").first).to_have_text("Supervised model: score")
+    for name in ("Legitimate", "Fraud"):
+        plot.get_by_role("button", name=name).click()
+    expect(plot.locator(".plot-series")).to_have_count(0)
+    plot.locator("svg.plot-svg").hover()
+    plot.locator("svg.plot-svg").press("ArrowRight")
+    expect(plot.locator(".plot-tip")).to_be_hidden()
+    plot.get_by_role("button", name="Fraud").click()
+    expect(plot.locator(".plot-series")).to_have_count(1)
 
 
 def test_the_page_fits_a_telephone_and_the_dark(strict: Page, finished):

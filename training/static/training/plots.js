@@ -47,12 +47,14 @@ window.SentinellePlots = (() => {
 
     const range = (axis, values) => {
         const known = axis.log ? values.filter((value) => value > 0) : values;
-        let low = axis.min ?? Math.min(...known);
-        let high = axis.max ?? Math.max(...known);
-        if (!(low < high)) {
-            [low, high] = Number.isFinite(low) ? [low - 0.5, low + 0.5] : [0, 1];
+        const low = axis.min ?? Math.min(...known);
+        const high = axis.max ?? Math.max(...known);
+        if (low < high) {
+            return [low, high];
         }
-        return [low, high];
+        // One value, or none because every series is hidden.
+        const only = Number.isFinite(low) ? low : 1;
+        return axis.log ? [only / 10, only] : [only - 0.5, only + 0.5];
     };
     const step = (span, wanted) => {
         const rough = span / wanted;
@@ -89,7 +91,12 @@ window.SentinellePlots = (() => {
     // --- the drawing ---
 
     const round = (value) => Math.round(value * 100) / 100;
-    const path = (points) => points.map(([x, y], at) => `${at ? "L" : "M"}${round(x)},${round(y)}`).join("");
+    const path = (points) =>
+        points.map(([x, y], at) => `${at ? "L" : "M"}${round(x)},${round(y)}`).join("");
+    const line = (className, [x1, y1], [x2, y2]) =>
+        node("line", {class: className, x1: round(x1), y1: round(y1), x2: round(x2), y2: round(y2)});
+    const words = (className, x, y, anchor, text) =>
+        node("text", {class: className, x: round(x), y: round(y), "text-anchor": anchor}, text);
 
     // A line that leaves the axes ends there; half its own width more is seen.
     const clipPath = (id, width) => {
@@ -102,21 +109,22 @@ window.SentinellePlots = (() => {
     };
 
     const drawAxes = (svg, spec, x, y, width) => {
-        const bottom = HEIGHT - MARGIN.bottom;
+        const [left, right, bottom] = [MARGIN.left, width - MARGIN.right, HEIGHT - MARGIN.bottom];
         for (const tick of y.ticks) {
-            const at = round(y.place(tick));
-            svg.append(node("line", {class: "plot-grid", x1: MARGIN.left, x2: width - MARGIN.right, y1: at, y2: at}));
-            svg.append(node("text", {class: "plot-tick", x: MARGIN.left - 6, y: at + 4, "text-anchor": "end"}, formatted(spec.y, tick)));
+            const at = y.place(tick);
+            svg.append(line("plot-grid", [left, at], [right, at]));
+            svg.append(words("plot-tick", left - 6, at + 4, "end", formatted(spec.y, tick)));
         }
         for (const tick of x.ticks) {
-            const at = round(x.place(tick));
-            svg.append(node("line", {class: "plot-grid", x1: at, x2: at, y1: MARGIN.top, y2: bottom}));
-            svg.append(node("text", {class: "plot-tick", x: at, y: bottom + 16, "text-anchor": "middle"}, formatted(spec.x, tick)));
+            const at = x.place(tick);
+            svg.append(line("plot-grid", [at, MARGIN.top], [at, bottom]));
+            svg.append(words("plot-tick", at, bottom + 16, "middle", formatted(spec.x, tick)));
         }
-        svg.append(node("line", {class: "plot-axis", x1: MARGIN.left, x2: width - MARGIN.right, y1: bottom, y2: bottom}));
-        svg.append(node("text", {class: "plot-label", x: (MARGIN.left + width - MARGIN.right) / 2, y: HEIGHT - 8, "text-anchor": "middle"}, spec.x.label));
-        const middle = (MARGIN.top + bottom) / 2;
-        svg.append(node("text", {class: "plot-label", transform: `translate(13,${middle}) rotate(-90)`, "text-anchor": "middle"}, spec.y.label));
+        svg.append(line("plot-axis", [left, bottom], [right, bottom]));
+        svg.append(words("plot-label", (left + right) / 2, HEIGHT - 8, "middle", spec.x.label));
+        const upwards = words("plot-label", 0, 0, "middle", spec.y.label);
+        upwards.setAttribute("transform", `translate(13,${(MARGIN.top + bottom) / 2}) rotate(-90)`);
+        svg.append(upwards);
     };
 
     const drawSeries = (svg, series, x, y, clip) => {
@@ -124,7 +132,8 @@ window.SentinellePlots = (() => {
         const places = shown(series).map((point) => [x.place(point.x), y.place(point.y), point]);
         if (series.kind === "line") {
             group.setAttribute("clip-path", `url(#${clip})`);
-            group.append(node("path", {class: series.dashed ? "plot-line plot-dashed" : "plot-line", d: path(places)}));
+            const className = series.dashed ? "plot-line plot-dashed" : "plot-line";
+            group.append(node("path", {class: className, d: path(places)}));
         } else if (series.kind === "steps") {
             const base = y.place(y.low);
             const corners = [];
@@ -142,7 +151,8 @@ window.SentinellePlots = (() => {
             }
             for (const [left, top, point] of places) {
                 if (point.low !== undefined && point.low !== null) {
-                    group.append(node("line", {class: "plot-whisker", x1: round(left), x2: round(left), y1: round(y.place(point.low)), y2: round(y.place(point.high))}));
+                    const [low, high] = [y.place(point.low), y.place(point.high)];
+                    group.append(line("plot-whisker", [left, low], [left, high]));
                 }
                 group.append(node("circle", {class: "plot-point", cx: round(left), cy: round(top), r: 3.5}));
             }
@@ -151,26 +161,28 @@ window.SentinellePlots = (() => {
     };
 
     const drawMark = (svg, mark, x, y) => {
-        const bottom = HEIGHT - MARGIN.bottom;
         const [from, to] = mark.from
-            ? [[x.place(mark.from[0]), y.place(mark.from[1])], [x.place(mark.to[0]), y.place(mark.to[1])]]
-            : [[x.place(mark.x), bottom], [x.place(mark.x), MARGIN.top]];
+            ? [mark.from, mark.to].map(([left, top]) => [x.place(left), y.place(top)])
+            : [[x.place(mark.x), HEIGHT - MARGIN.bottom], [x.place(mark.x), MARGIN.top]];
         svg.append(node("path", {class: "plot-mark", d: path([from, to])}));
-        if (mark.label && mark.from) {
-            svg.append(node("text", {class: "plot-mark-label", x: round(from[0]) + 4, y: round(from[1]) - 5}, mark.label));
-        } else if (mark.label) {
-            const onLeft = to[0] > (MARGIN.left + x.place(x.high)) / 2;
-            svg.append(node("text", {
-                class: "plot-mark-label", x: round(to[0]) + (onLeft ? -4 : 4), y: to[1] + 10 + (mark.lower ?? 0) * 13,
-                "text-anchor": onLeft ? "end" : "start",
-            }, mark.label));
+        if (!mark.label) {
+            return;
         }
+        if (mark.from) {
+            svg.append(words("plot-mark-label", from[0] + 4, from[1] - 5, "start", mark.label));
+            return;
+        }
+        const onLeft = to[0] > (MARGIN.left + x.place(x.high)) / 2;
+        const top = to[1] + 10 + (mark.lower ?? 0) * 13;
+        const place = onLeft ? [to[0] - 4, top, "end"] : [to[0] + 4, top, "start"];
+        svg.append(words("plot-mark-label", ...place, mark.label));
     };
 
     // --- values under the pointer ---
 
-    const nearest = (points, value) => points.reduce(
-        (best, point) => (best === null || Math.abs(point.x - value) < Math.abs(best.x - value) ? point : best), null);
+    // The one of `all` for which `distance` is smallest; null of none.
+    const nearest = (all, distance) => all.reduce(
+        (best, each) => (best === null || distance(each) < distance(best) ? each : best), null);
 
     const describePoint = (spec, point) => {
         let text = formatted(spec.y, point.y);
@@ -182,12 +194,14 @@ window.SentinellePlots = (() => {
 
     const showValues = (state, value) => {
         const {spec, x, tip, svg, cursor} = state;
-        const rows = visible(state).map((series) => [series, nearest(shown(series), value)])
+        const away = (point) => Math.abs(point.x - value);
+        const rows = visible(state)
+            .map((series) => [series, nearest(shown(series), away)])
             .filter(([, point]) => point !== null);
         if (!rows.length) {
             return;
         }
-        const at = rows.reduce((best, [, point]) => (Math.abs(point.x - value) < Math.abs(best - value) ? point.x : best), Infinity);
+        const at = nearest(rows.map(([, point]) => point), away).x;
         tip.replaceChildren(element("strong", "", `${spec.x.label}: ${formatted(spec.x, at)}`));
         for (const [series, point] of rows) {
             const line = element("div", series.className);
@@ -208,8 +222,10 @@ window.SentinellePlots = (() => {
         state.cursor.setAttribute("d", "");
     };
 
-    const places = (state) => [...new Set(visible(state).flatMap((series) => shown(series).map((point) => point.x)))]
-        .sort((one, other) => one - other);
+    const places = (state) => {
+        const points = visible(state).flatMap(shown);
+        return [...new Set(points.map((point) => point.x))].sort((one, other) => one - other);
+    };
     const walk = (state, event) => {
         const direction = {ArrowLeft: -1, ArrowRight: 1}[event.key];
         if (event.key === "Escape") {
@@ -234,7 +250,8 @@ window.SentinellePlots = (() => {
             const button = element("button", series.className);
             button.type = "button";
             button.setAttribute("aria-pressed", String(!state.hidden.has(series.name)));
-            button.append(element("span", series.dashed ? "plot-key plot-key-dashed" : "plot-key"), series.name);
+            const key = series.dashed ? "plot-key plot-key-dashed" : "plot-key";
+            button.append(element("span", key), series.name);
             button.addEventListener("click", () => {
                 if (!state.hidden.delete(series.name)) {
                     state.hidden.add(series.name);
@@ -290,8 +307,11 @@ window.SentinellePlots = (() => {
         svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
         svg.setAttribute("width", width);
         svg.setAttribute("height", HEIGHT);
-        const x = scale(spec.x, all.flatMap((point) => [point.x, point.until ?? point.x]), MARGIN.left, width - MARGIN.right, Math.max(3, Math.floor(width / 80)));
-        const y = scale(spec.y, all.flatMap((point) => [point.y, point.low ?? point.y, point.high ?? point.y]), HEIGHT - MARGIN.bottom, MARGIN.top, 6);
+        const acrosses = all.flatMap((point) => [point.x, point.until ?? point.x]);
+        const heights = all.flatMap(({y: at, low, high}) => [at, low ?? at, high ?? at]);
+        const wanted = Math.max(3, Math.floor(width / 80));
+        const x = scale(spec.x, acrosses, MARGIN.left, width - MARGIN.right, wanted);
+        const y = scale(spec.y, heights, HEIGHT - MARGIN.bottom, MARGIN.top, 6);
         Object.assign(state, {x, y});
         const clip = `plot-clip-${state.figure.dataset.plot}`;
         svg.append(clipPath(clip, width));
@@ -306,7 +326,12 @@ window.SentinellePlots = (() => {
         const previous = figure.querySelector(".plot");
         const plot = element("div", "plot");
         const frame = element("div", "plot-frame");
-        const svg = node("svg", {class: "plot-svg", role: "img", tabindex: "0", "aria-label": `${figure.dataset.title}. Arrow keys read its values; its numbers follow as a table.`});
+        const svg = node("svg", {
+            class: "plot-svg",
+            role: "img",
+            tabindex: "0",
+            "aria-label": `${figure.dataset.title}. Arrow keys read its values; a table follows.`,
+        });
         const tip = element("div", "plot-tip");
         tip.hidden = true;
         tip.setAttribute("role", "status");
@@ -322,8 +347,7 @@ window.SentinellePlots = (() => {
         const valueAt = (event) => {
             const box = svg.getBoundingClientRect();
             const left = event.clientX - box.left;
-            const all = places(state);
-            return all.reduce((best, value) => (Math.abs(state.x.place(value) - left) < Math.abs(state.x.place(best) - left) ? value : best), all[0]);
+            return nearest(places(state), (value) => Math.abs(state.x.place(value) - left));
         };
         svg.addEventListener("pointermove", (event) => showValues(state, valueAt(event)));
         svg.addEventListener("pointerleave", () => hideValues(state));

@@ -52,9 +52,14 @@
             x: {min: 0, max: 1, label: `${data.names[score]}: score`},
             y: {log: true, max: 1, format: percent, label: "Share of the class"},
             series: [
-                {name: "Legitimate", kind: "steps", className: "series-legitimate", points: steps(histogram, histogram.legitimate)},
-                {name: "Fraud", kind: "steps", className: "series-fraud", points: steps(histogram, histogram.fraud)},
-            ],
+                ["Legitimate", "legitimate"],
+                ["Fraud", "fraud"],
+            ].map(([name, key]) => ({
+                name,
+                kind: "steps",
+                className: `series-${key}`,
+                points: steps(histogram, histogram[key]),
+            })),
             marks: score === "risk" ? thresholdMarks(data) : [],
         };
     };
@@ -80,9 +85,9 @@
     const cost = (data, costs) => {
         const curve = data.curves.cost;
         const line = (name, className, price, counts) => ({
-            name,
+            name: `${name} all from here on`,
             kind: "line",
-            className,
+            className: `series-${className}`,
             points: curve.threshold.map((threshold, at) => ({
                 x: threshold,
                 y: curve.missed_per_1000[at] + price * counts[at],
@@ -94,10 +99,13 @@
             x: {min: 0, max: 1, label: "Threshold on the risk"},
             y: {min: 0, max: everything > 0 ? 1.6 * everything : 1, label: "Cost per 1,000 transactions"},
             series: [
-                line("Reviewing all from here on", "series-risk", costs.review, curve.alerts_per_1000),
-                line("Blocking all from here on", "series-fraud", costs.block_legitimate, curve.false_alerts_per_1000),
+                line("Reviewing", "risk", costs.review, curve.alerts_per_1000),
+                line("Blocking", "fraud", costs.block_legitimate, curve.false_alerts_per_1000),
             ],
-            marks: [{from: [0, everything], to: [1, everything], label: "approving everything"}, ...thresholdMarks(data)],
+            marks: [
+                {from: [0, everything], to: [1, everything], label: "approving everything"},
+                ...thresholdMarks(data),
+            ],
         };
     };
 
@@ -129,7 +137,10 @@
                 format: day,
             },
             y: {...RATE, label: "Recall"},
-            series: [series("Reviewed or blocked", "series-risk", "review"), series("Blocked", "series-fraud", "block")],
+            series: [
+                series("Reviewed or blocked", "series-risk", "review"),
+                series("Blocked", "series-fraud", "block"),
+            ],
         };
     };
 
