@@ -4,6 +4,7 @@ import json
 import os
 import random
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,6 +16,7 @@ from psycopg.pq import TransactionStatus
 
 from engine.features.catalogue import CATALOGUE
 from engine.features.replay import NEVER, replay
+from engine.scorer import Scorer
 from engine.transaction import amount_to_units, country_code, wallet_code
 from scoring import services, wire
 from scoring.backfill import PastTransactions, append
@@ -195,6 +197,26 @@ def test_failures_of_one_request_are_in_the_order_of_their_transactions(scoring:
     for hour in (23, 24, 25, 26, 27, 28):
         traffic.send("w", START + timedelta(hours=hour))
     assert_live_equals_replay(traffic)
+
+
+def test_version_with_another_label_delay_promoted_while_wallets_were_waited_for(
+    scoring: None, monkeypatch: Any
+) -> None:
+    """It decides by what its own delay reads."""
+    traffic = Traffic(seed=8)
+    traffic.send("w", NOW - timedelta(days=2), "shop")
+    report = LabelReport(transaction_id="t0", label="fraud", known_at=NOW)
+    labels_record([report], stated_by="test", now=NOW)
+    before = live_model.serving()
+    bundle = replace(before.bundle, label_delay=0)
+    after = before._replace(bundle=bundle, scorer=Scorer(bundle, before.scorer.rules))
+    moments = iter([before, before])
+    monkeypatch.setattr(live_model, "serving", lambda: next(moments, after))
+    traffic.send("w", NOW, "shop")
+    record = ScoreRecord.objects.latest("attempt")
+    for name in ("src_fraud_count_7d", "dst_fraud_count_7d", "dst_fraud_ratio_7d"):
+        assert record.features[name] == 1
+    assert list(moments) == []
 
 
 def shop_with(payments: int) -> None:
