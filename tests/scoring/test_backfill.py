@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 from django.core.management import CommandError, call_command
 from django.core.management.color import no_style
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models import F
 
 import scoring.backfill
@@ -22,12 +24,15 @@ from engine.features.catalogue import CATALOGUE, DAY
 from engine.features.kernel import COUNT
 from engine.features.live import decode_events
 from engine.features.replay import replay, visible_at_once
+from scoring import history
+from scoring.backfill import PastTransactions
 from scoring.labels import LabelReport, labels_record
+from scoring.live_model import live_model
 from scoring.models import Attempt, Backfill, ConfirmedFraud, Label, Outcome, ScoreRecord
 from scoring.services import outcomes_record, score
 from tests.scoring.requests import request
 from tests.scoring.server import ROOT, database_url
-from tests.training.support import wait_until
+from tests.training.support import in_thread, wait_until
 from training import backfill, services
 from training.backfill import history_backfill
 from training.pipeline.labels import fraud_visible_from
@@ -264,6 +269,23 @@ def test_parts_of_a_data_set_one_after_the_other(data_dir: Path, transactional_d
 
 def score_live(**changes: Any) -> None:
     score(json.dumps(request(**changes)).encode(), NOW)
+
+
+def test_decision_made_while_a_chunk_is_written_waits_for_it(champion: Any) -> None:
+    live_model.serving()
+    times = np.arange(5) + (START - EPOCH) // timedelta(microseconds=1)
+    names = [f"p{row}" for row in range(5)]
+    nothing = np.zeros(5, np.int64)
+    past = PastTransactions(names, times, nothing, ["w"] * 5, names, nothing, {}, {})
+    live = {"source_wallet_id": "w", "created_at": START.isoformat()}
+    decision = threading.Thread(target=in_thread, args=(lambda: score_live(**live),))
+    with transaction.atomic():
+        history.lock_all()
+        decision.start()
+        time.sleep(0.5)
+        scoring.backfill.append(past, stated_by="test", now=NOW)
+    decision.join()
+    assert ScoreRecord.objects.get().features["src_tx_count_out_5m"] == 5
 
 
 class TestRefusals:
