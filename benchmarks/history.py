@@ -4,7 +4,8 @@
 
 On PostgreSQL: a shop that received N payments in 30 days, some of them confirmed frauds, and a
 payer that sent N; then transactions of new wallets and of those two in turns, each decided and
-durable. Checks that the values are what replay computes. Prints a table and a line of JSON.
+durable. Checks that the values are what replay computes. Prints a table and a line of JSON. On a
+machine that does other things too, the tenth percentile says more than the median.
 """
 
 import argparse
@@ -95,10 +96,11 @@ def measure(now: datetime, scored: int) -> dict[str, dict[str, float]]:
                 times[kind].append(taken)
     figures = {}
     for kind, each in times.items():
-        p50, p95 = np.percentile(each, (50, 95)).tolist()
-        figures[kind] = {"p50": p50, "p95": p95}
+        p10, p50, p95 = np.percentile(each, (10, 50, 95)).tolist()
+        figures[kind] = {"p10": p10, "p50": p50, "p95": p95}
+    new = figures["two new wallets"]
     for each in figures.values():
-        each["ratio"] = each["p50"] / figures["two new wallets"]["p50"]
+        each |= {f"ratio {part}": each[part] / new[part] for part in ("p10", "p50")}
     return figures
 
 
@@ -148,9 +150,10 @@ def main() -> None:
         rate = past.load()
         figures = measure(past.now, options.scored)
         features = check(past)
-    print(f"{'':28}{'p50 ms':>10}{'p95 ms':>10}{'ratio':>10}")
+    print(f"{'':28}{'p10 ms':>10}{'p50 ms':>10}{'p95 ms':>10}{'ratio p10':>12}{'ratio p50':>12}")
     for kind, each in figures.items():
-        print(f"{kind:28}{each['p50']:10.2f}{each['p95']:10.2f}{each['ratio']:10.2f}")
+        times = "".join(f"{each[part]:10.2f}" for part in ("p10", "p50", "p95"))
+        print(f"{kind:28}{times}{each['ratio p10']:12.2f}{each['ratio p50']:12.2f}")
     print(f"{features} features are what replay computes; history was made at {rate:,.0f} rows/s")
     print(json.dumps({"benchmark": "history", "rows_per_second": rate} | figures))
 

@@ -70,7 +70,8 @@ def append(rows: PastTransactions, *, stated_by: str, now: datetime) -> None:
     ids = _insert_attempts(rows, outgoing, incoming)
     _insert_failures(rows, ids, now)
     _insert_labels(rows, stated_by, now)
-    labels.attach(ids)
+    labelled = _of_each(f"({statements.IS_LABELLED})", rows.transaction_id)
+    labels.attach([ids[at] for at, each in enumerate(rows.transaction_id) if each in labelled])
 
 
 def _refuse_known(transaction_ids: Sequence[str]) -> None:
@@ -108,7 +109,7 @@ def _moment(time: np.int64) -> str:
     return (_EPOCH + timedelta(microseconds=int(time))).isoformat(timespec="seconds")
 
 
-def _insert_attempts(rows: PastTransactions, outgoing: Timeline, incoming: Timeline) -> list[int]:
+def _insert_attempts(rows: PastTransactions, outgoing: Timeline, incoming: Timeline) -> range:
     """Write the attempts; returns their ids."""
     ids = _new_ids(len(rows.transaction_id))
     out, into = outgoing.events[outgoing.places()], incoming.events[incoming.places()]
@@ -175,22 +176,26 @@ def _of_each(find: str, values: Sequence[str]) -> dict[str, Any]:
     else:
         texts, parameter = "unnest(%s::text[]) AS each (value)", list(values)
     with connection.cursor() as cursor:
-        cursor.execute(f"SELECT each.value, {find} FROM {texts}", [parameter])
-        return {value: found for value, found in cursor if found is not None}
+        cursor.execute(
+            f"WITH each_found AS MATERIALIZED (SELECT each.value, {find} AS found FROM {texts}) "
+            "SELECT value, found FROM each_found WHERE found IS NOT NULL",
+            [parameter],
+        )
+        return dict(cursor.fetchall())
 
 
-def _new_ids(count: int) -> list[int]:
+def _new_ids(count: int) -> range:
+    """Ids above all others; nobody else takes any, because all of history is held."""
     with connection.cursor() as cursor:
         if connection.vendor == "sqlite":
             cursor.execute("SELECT coalesce(max(id), 0) FROM scoring_attempt")
-            (last,) = cursor.fetchone()
-            return list(range(last + 1, last + 1 + count))
-        cursor.execute(
-            "SELECT nextval(pg_get_serial_sequence('scoring_attempt', 'id')) "
-            "FROM generate_series(1, %s)",
-            [count],
-        )
-        return [value for (value,) in cursor]
+        else:
+            sequence = "pg_get_serial_sequence('scoring_attempt', 'id')"
+            cursor.execute(
+                f"SELECT setval({sequence}, nextval({sequence}) + %s) - %s", [count - 1, count]
+            )
+        (last,) = cursor.fetchone()
+        return range(last + 1, last + 1 + count)
 
 
 def _insert(table: str, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> None:
