@@ -160,15 +160,16 @@ def write_bundle(store: Store, prefix: str = "fraud/v1.0.0", **changes: Any) -> 
     return write_small_bundle(store, prefix, **(facts | changes))
 
 
-def register_champion(**changes: Any) -> None:
-    """Write such a bundle as v1.0.0 into the artefact store, register it and let it serve."""
+def register_champion(version: str = "1.0.0", **changes: Any) -> None:
+    """Write such a bundle into the artefact store, register it and let it serve."""
     model, rule_set = bundles.seed_registry(), RuleSet.objects.get(name="default")
-    location = "fraud/v1.0.0"
+    location = f"fraud/v{version}"
+    changes = {"version": version, "rule_set_sha256": rule_set.sha256} | changes
     store = open_store(settings.ARTIFACTS_DIR)
-    digest = write_bundle(store, location, rule_set_sha256=rule_set.sha256, **changes)
+    digest = write_bundle(store, location, **changes)
     services.version_register(
         model=model,
-        version="1.0.0",
+        version=version,
         location=location,
         manifest_sha256=digest,
         metrics=bundles.METRICS,
@@ -177,4 +178,4 @@ def register_champion(**changes: Any) -> None:
         rule_set=rule_set,
         created_by="test",
     )
-    bundles.promote("1.0.0")
+    bundles.promote(version)

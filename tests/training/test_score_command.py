@@ -12,6 +12,7 @@ from django.core.management import CommandError, call_command
 
 from deployments.models import Alias
 from engine.features.catalogue import FEATURE_INDEX
+from engine.policy import Policy
 from scoring.models import ScoreRecord
 from tests import bundles
 from tests.training import live_traffic
@@ -212,3 +213,25 @@ def test_without_a_champion_a_version_must_be_named(sent, mapping, out, tmp_path
     with pytest.raises(CommandError, match="name one with --version"):
         score(path, "--mapping", mapping, "--out", out)
     score(path, "--mapping", mapping, "--out", out, "--version", "1.0.0")
+
+
+def test_what_someone_else_wrote_meanwhile_stays(sent, mapping, out, tmp_path, monkeypatch):
+    original = score_file._Writer.write
+
+    def write(self: Any, columns: Any) -> None:
+        out.write_text("theirs")
+        original(self, columns)
+
+    monkeypatch.setattr(score_file._Writer, "write", write)
+    with pytest.raises(CommandError, match="exists already"):
+        score(shuffled(tmp_path / "in.csv", sent), "--mapping", mapping, "--out", out)
+    assert out.read_text() == "theirs"
+
+
+def test_a_rule_blocks_where_no_risk_does(sent, mapping, out, tmp_path):
+    live_traffic.register_champion("1.1.0", policy=Policy(2.0, 2.0))
+    score(shuffled(tmp_path / "in.csv", sent), "--mapping", mapping, "--out", out)
+    rows = pq.read_table(out).to_pylist()
+    assert {row["decision"] for row in rows} == {"APPROVE", "BLOCK"}
+    for row in rows:
+        assert (row["decision"] == "BLOCK") == (row["supervised_score"] is None)
