@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from training.pipeline import search as searching
-from training.pipeline.fit import FitPart
+from training.pipeline.fit import SUPERVISED_DEFAULTS, FitPart
 from training.pipeline.search import search
 from training.pipeline.spec import Search
 
@@ -35,7 +35,7 @@ def _small_rounds(monkeypatch):
 def test_without_a_search_the_default_is_fitted_once():
     found = run(None)
     assert found.describe() is None
-    assert found.best.model.learning_rate == 0.1
+    assert found.best.model.learning_rate == SUPERVISED_DEFAULTS["learning_rate"]
 
 
 def test_each_round_has_a_third_of_the_trials_and_three_times_the_rows():
