@@ -221,7 +221,7 @@ def test_a_folder_that_can_not_be_written_any_more_stops_the_work(tmp_path):
     with Heartbeat(folder, lost.append, seconds=0.05):
         (tmp_path / "run" / "claim.json").unlink()
         wait_for(lambda: bool(lost), "the heartbeat to notice", 10)
-    assert "can't be reached" in lost[0]
+    assert "can't be written" in lost[0]
 
 
 def test_log_lines_are_kept_in_order_and_never_twice(tmp_path):

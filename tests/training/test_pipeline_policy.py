@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import InvalidDataset
@@ -126,6 +126,7 @@ def test_a_calibrated_risk_of_three_in_ten_is_three_in_ten(rows, base, off):
         assert risk[chosen].mean() == pytest.approx(probability[chosen].mean(), rel=2 * off)
 
 
+@settings(deadline=None)
 @given(
     values=st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=2, max_size=400),
     times=st.sampled_from([1, 20]),

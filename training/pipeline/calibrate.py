@@ -31,6 +31,8 @@ MOST_KNOTS = 24
 STEPS = 4
 # The share of the identity in the calibration: what keeps it strictly increasing.
 SLOPE = 1e-4
+# Knots nearer to one another would be one number after the calibration.
+CLOSEST = 1e-9
 
 
 def anomaly_scale(raw: NDArray[np.float64]) -> PiecewiseLinear:
@@ -103,8 +105,8 @@ def fit_calibration(raw: NDArray[np.float64], labels: NDArray[np.bool_]) -> Piec
         x, log_odds = _logistic(raw, labels)
     else:
         x, log_odds = _isotonic(raw, labels)
-    inside = (x > 0) & (x < 1)
-    x, log_odds = x[inside], log_odds[inside]
+    apart = (np.diff(x, prepend=0.0) > CLOSEST) & (x < 1.0 - CLOSEST)
+    x, log_odds = x[apart], log_odds[apart]
     if not len(x) or np.any(np.diff(log_odds) <= 0):
         return None
     fine = np.interp(np.arange(STEPS * (len(x) - 1) + 1) / STEPS, np.arange(len(x)), x)

@@ -20,7 +20,8 @@ from typing import Any
 
 from engine.errors import SentinelleError
 from engine.store import open_store
-from training.pipeline.memory import peak_memory_mb
+from training.pipeline.failures import explain, too_much_memory
+from training.pipeline.memory import peak_memory_mb, watch_memory
 from training.pipeline.run_folder import Heartbeat, RunFolder
 from training.pipeline.spec import RunSpec
 
@@ -51,8 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _watch_signals(folder)
     with Heartbeat(folder, lambda reason: _abandon(folder, reason)):
         status, report = execute(folder)
-    # A signal may have had its report written first.
-    return status if folder.finish(report) else FAILED
+    try:
+        # A signal may have had its report written first.
+        return status if folder.finish(report) else FAILED
+    except OSError as error:
+        # Whoever started the program reads its last line when there is no report.
+        reason = report.get("error", explain(error))
+        print(f"failed at stage {folder.stage}: {reason}", file=sys.stderr)
+        return FAILED
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -78,10 +85,13 @@ def execute(folder: RunFolder) -> tuple[int, dict[str, Any]]:
     try:
         spec = folder.read_spec()
         folder.log(f"run {spec.run_id}: training {spec.model} v{spec.version}")
+        if limit := spec.options.memory_limit_mb:
+            watch_memory(limit, lambda used: _stop(folder, too_much_memory(used, limit)))
         report = _train(spec, folder)
     except Exception as error:
+        # Which also frees the room that the report needs on a full disk.
         folder.discard_results()
-        message = _explain(error)
+        message = explain(error)
         folder.log(f"failed at stage {folder.stage}: {message}")
         return FAILED, _failure(folder, message, traceback.format_exc())
     folder.progress(stage="done", fraction=1.0, message="")
@@ -95,17 +105,6 @@ def _train(spec: RunSpec, folder: RunFolder) -> dict[str, Any]:
     from training.pipeline.stages import train
 
     return train(spec, folder)
-
-
-def _explain(error: Exception) -> str:
-    if isinstance(error, SentinelleError):
-        return error.detail
-    if isinstance(error, MemoryError):
-        return (
-            f"Out of memory ({peak_memory_mb():,} MB used at most). Train on a larger machine, or "
-            "on the most recent rows only with --sample."
-        )
-    return f"Unexpected {type(error).__name__}: {error}. The traceback is in the report."
 
 
 def _failure(folder: RunFolder, message: str, details: str) -> dict[str, Any]:
@@ -124,13 +123,17 @@ def _watch_signals(folder: RunFolder) -> None:
 
     def wait() -> None:
         name = signal.Signals(signal.sigwait(STOP_SIGNALS)).name
-        message = f"The run was told to stop ({name})."
-        folder.log(f"failed at stage {folder.stage}: {message}")
-        if folder.finish(_failure(folder, message, "")):
-            folder.discard_results()
-        os._exit(FAILED)
+        _stop(folder, f"The run was told to stop ({name}).")
 
     threading.Thread(target=wait, name="signals", daemon=True).start()
+
+
+def _stop(folder: RunFolder, message: str) -> None:
+    """End the program now with a report, from a thread."""
+    folder.log(f"failed at stage {folder.stage}: {message}")
+    if folder.finish(_failure(folder, message, "")):
+        folder.discard_results()
+    os._exit(FAILED)
 
 
 def watch_parent(pid: int, gone: Callable[[], None]) -> None:

@@ -12,7 +12,7 @@ first row given: what happened before that is taken as not blocked.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
 from itertools import chain
 from typing import Any, NamedTuple
@@ -79,10 +79,11 @@ class RuleReplay:
 
     Args:
         transactions: the whole data set: the history of countries begins at its first row.
-        history: (rows, len(CATALOGUE)) from `engine.features.replay`, of `rows` only.
+        history: (rows, len(columns)) from `engine.features.replay`, of `rows` only.
         rows: which rows to evaluate.
         progress: called with the number of rows evaluated so far.
         countries: `countries_before` of `rows`, when it is known already.
+        columns: where in `history` each feature that rules read is.
     """
 
     def __init__(
@@ -93,12 +94,13 @@ class RuleReplay:
         rows: slice,
         progress: Callable[[int], None] = lambda _: None,
         countries: CountriesBefore | None = None,
+        columns: Mapping[str, int] = FEATURE_INDEX,
     ) -> None:
         self._rules = rules
         self._parts: dict[tuple[int, ...], RuleSet] = {}
         if countries is None and any(COUNTRIES in rule.inputs for rule in rules.rules):
             countries = countries_before(transactions, rows)
-        self._values = _Values(transactions, history, rows, countries)
+        self._values = _Values(transactions, history, columns, rows, countries)
         self._source = transactions.source[rows]
         self._times = transactions.created_at[rows]
         self._known = _Results(rules)
@@ -239,11 +241,13 @@ class _Values:
         self,
         transactions: Transactions,
         history: NDArray[np.float64],
+        columns: Mapping[str, int],
         rows: slice,
         countries: CountriesBefore | None,
     ) -> None:
         self._transactions = transactions
         self._history = history
+        self._columns = columns
         self._first = rows.start
         self._countries = countries
 
@@ -284,7 +288,7 @@ class _Values:
                 return data.numbers[name][here]
             case "blocked_tx_last_24h":
                 return np.zeros(rows.stop - rows.start)
-        history: NDArray[np.float64] = self._history[rows, FEATURE_INDEX[name]]
+        history: NDArray[np.float64] = self._history[rows, self._columns[name]]
         return history
 
 

@@ -18,6 +18,7 @@ import msgspec
 
 from engine.errors import SentinelleError
 from engine.store import Store
+from training.pipeline.failures import explain
 from training.pipeline.spec import RunSpec, decode_spec
 
 HEARTBEAT_SECONDS = 2.0
@@ -184,7 +185,7 @@ class Heartbeat:
                     return
                 self._folder.flush()
             except Exception as error:
-                self._lost(f"the run folder can't be reached: {error!r}")
+                self._lost(f"the run folder can't be written: {explain(error)}")
                 return
 
 

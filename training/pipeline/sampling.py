@@ -11,6 +11,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.errors import InvalidDataset
+from training.pipeline.features import BLOCK
+
+# What a run uses beside its matrices, measured at 100 thousand and at 1 million rows: the program
+# and its libraries, and for each row the data set and the timelines that features are read off.
+PROGRAM_MB = 450
+ROW_BYTES = 550
+# Of the limit, for what no estimate sees.
+SPARE = 0.1
+LEAST_ROWS = 20_000
+_MB = 2**20
+
 
 class Sample(NamedTuple):
     """Rows drawn from a part, in order, and how many rows each stands for."""
@@ -39,3 +51,32 @@ def draw(
     chosen = np.sort(np.concatenate([fraud, legitimate]))
     drawn = within[chosen]
     return Sample(chosen + part.start, drawn, np.where(drawn, 1.0, 1.0 / rate), rate)
+
+
+def plan_legitimate_rows(
+    wanted: int, *, rows: int, others: int, columns: int, limit_mb: int | None
+) -> int:
+    """How many legitimate rows to fit on, at most `wanted`, within the memory there is.
+
+    Args:
+        rows: of the data set.
+        others: other rows that are in a matrix at the same time: frauds, and those of validation.
+        columns: of the matrix.
+        limit_mb: None: no limit.
+
+    Raises:
+        InvalidDataset: not even the least number of rows fits; the message says what to do.
+    """
+    if limit_mb is None:
+        return wanted
+    blocks = BLOCK * 2 * columns * 8
+    fixed = PROGRAM_MB * _MB + rows * ROW_BYTES + others * columns * 8 + blocks
+    fitting = int(((1 - SPARE) * limit_mb * _MB - fixed) / (columns * 8))
+    if fitting < min(wanted, LEAST_ROWS):
+        needed = (fixed + min(wanted, LEAST_ROWS) * columns * 8) / (1 - SPARE) / _MB
+        raise InvalidDataset(
+            f"Training on {rows:,} transactions needs about {needed:,.0f} MB of memory, and "
+            f"--memory-limit is {limit_mb:,} MB. Raise it, or train on the most recent rows with "
+            "--sample."
+        )
+    return min(wanted, fitting)

@@ -15,6 +15,10 @@ from training.pipeline.prepare import Parts
 
 Scores = NDArray[np.float64]
 
+# Of the past, what only rules read: beside the models' inputs it is all that must be kept.
+READ_BY_RULES = tuple(at for at, feature in enumerate(CATALOGUE) if not feature.model_input)
+RULE_COLUMNS = {CATALOGUE[at].name: column for column, at in enumerate(READ_BY_RULES)}
+
 
 class Models(NamedTuple):
     """What is fitted on the training part."""
@@ -30,7 +34,7 @@ class Scored(NamedTuple):
 
     rows: slice
     history: NDArray[np.float64]
-    """(rows, len(CATALOGUE)): what rules read of the past."""
+    """(rows, len(RULE_COLUMNS)): what rules read of the past."""
     supervised: Scores
     unsupervised: Scores
     logistic: Scores
@@ -48,13 +52,15 @@ def score_later_rows(
     """Every model on validation, the gap and test."""
     rows = slice(parts.split.validation.start, parts.split.test.stop)
     count = rows.stop - rows.start
-    history = np.empty((count, len(CATALOGUE)))
+    history = np.empty((count, len(RULE_COLUMNS)))
     supervised, logistic, raw = np.empty(count), np.empty(count), np.empty(count)
     for start in range(0, count, BLOCK):
         block = slice(start, min(start + BLOCK, count))
         at = np.arange(block.start, block.stop) + rows.start
-        history[block] = features.history(at)
-        matrix = features.assemble(at, history[block])
+        computed = features.history(at)
+        history[block] = computed[:, READ_BY_RULES]
+        matrix = features.assemble(at, computed)
+        del computed
         supervised[block] = supervised_score(models.supervised.model, matrix)
         raw[block] = models.unsupervised.raw_score(matrix)
         logistic[block] = models.logistic(matrix)

@@ -29,14 +29,14 @@ from training.pipeline.fit import (
     supervised_score,
 )
 from training.pipeline.importance import permutation_importances
-from training.pipeline.judge import judge
+from training.pipeline.judge import Judged, judge
 from training.pipeline.memory import peak_memory_mb
 from training.pipeline.prepare import Parts, choose_schema, describe, split_data
 from training.pipeline.progress import Progress
 from training.pipeline.rules_replay import RuleReplay
 from training.pipeline.run_folder import PREDICTIONS, RunFolder
-from training.pipeline.sampling import Sample, draw
-from training.pipeline.score import Models, Scored, score_later_rows
+from training.pipeline.sampling import Sample, draw, plan_legitimate_rows
+from training.pipeline.score import RULE_COLUMNS, Models, Scored, score_later_rows
 from training.pipeline.search import Found, search
 from training.pipeline.spec import Options, RunSpec
 from training.pipeline.table import Transactions, read_transactions
@@ -57,13 +57,25 @@ class Fitting(NamedTuple):
     stop_rate: float
 
 
-class Exported(NamedTuple):
-    """The files to be served, and what was found out about the models on the way."""
+class TestRows(NamedTuple):
+    """Some of the test part."""
 
-    files: dict[str, bytes]
-    difference: float
-    """The largest one from scikit-learn's scores."""
+    matrix: NDArray[np.float64]
+    labels: NDArray[np.bool_]
+
+
+class Trained(NamedTuple):
+    """Everything that a run found, stage by stage."""
+
+    parts: Parts
+    fitting: Fitting
+    found: Found
+    models: Models
+    scored: Scored
+    decided: Decided
+    judged: Judged
     importances: list[dict[str, Any]]
+    export_difference: float
 
 
 def train(spec: RunSpec, folder: RunFolder) -> dict[str, Any]:
@@ -92,54 +104,22 @@ def train(spec: RunSpec, folder: RunFolder) -> dict[str, Any]:
         decided = _decide(parts, scored, rules, spec.options, progress)
     with progress.stage("evaluate"):
         judged = judge(parts, scored, decided, rules, spec, progress.within)
+        test_rows = _test_rows(parts, fitting.features, spec.seed)
+        importances = _importances(fitting, found.best, test_rows, spec.seed)
         predictions = predictions_parquet(
             parts.data, parts.split.test, judged.scores, judged.baselines
         )
         folder.store.write(PREDICTIONS, predictions)
     with progress.stage("export"):
-        exported = _export(parts, fitting, models, scored, spec)
-        folder.log(f"export: largest difference from scikit-learn {exported.difference:.1e}")
+        files = export_models(models.supervised, models.unsupervised)
+        difference = _check_export(files, fitting, models, scored, test_rows, spec.seed)
+        folder.log(f"export: largest difference from scikit-learn {difference:.1e}")
+    trained = Trained(
+        parts, fitting, found, models, scored, decided, judged, importances, difference
+    )
     with progress.stage("bundle"):
-        training = Training(
-            spec=spec,
-            schema=fitting.features.schema,
-            supervised=found.best,
-            unsupervised=models.unsupervised,
-            anomaly=scored.anomaly,
-            policy=decided.policy,
-            label_delay=parts.label_delay,
-            rules_sha256=rules.sha256,
-            metrics=judged.metrics,
-            data=describe(parts, spec),
-            export_difference=exported.difference,
-        )
-        live = _live_scores(parts, scored, decided)
-        manifest_sha256 = write_run_bundle(
-            folder.store, training, exported.files, fitting.train, live
-        )
-    return {
-        "status": "succeeded",
-        "run_id": spec.run_id,
-        "model": spec.model,
-        "version": spec.version,
-        "metrics": judged.metrics,
-        "curves": judged.curves,
-        "importances": exported.importances,
-        "champion_error": judged.champion_error,
-        "timings": progress.timings,
-        "peaks_mb": progress.peaks,
-        "data": training.data,
-        "sampling": _sampling(fitting),
-        "policy": _describe_policy(decided),
-        "thresholds": decided.thresholds._asdict(),
-        "weights": asdict(decided.policy.weights),
-        "search": found.describe(),
-        "learning_curve": [round(score, 6) for score in found.best.learning_curve],
-        "export_difference": exported.difference,
-        "peak_memory_mb": peak_memory_mb(),
-        "manifest_sha256": manifest_sha256,
-        "deployable": spec.sample is None,
-    }
+        manifest_sha256 = _write_bundle(folder, files, trained, rules, spec)
+    return _report(trained, spec, progress) | {"manifest_sha256": manifest_sha256}
 
 
 def _load(spec: RunSpec, folder: RunFolder) -> Transactions:
@@ -150,11 +130,19 @@ def _load(spec: RunSpec, folder: RunFolder) -> Transactions:
 
 
 def _features(parts: Parts, spec: RunSpec, progress: Progress) -> Fitting:
-    schema = choose_schema(parts.data, parts.split.train, spec.options.without)
-    features = Features(parts.data, schema, parts.label_delay)
+    options, labels = spec.options, parts.labels
+    schema = choose_schema(parts.data, parts.split.train, options.without)
     rng = np.random.default_rng(spec.seed)
-    train = draw(parts.split.train, parts.labels, spec.options.fit_rows, rng)
-    stop = draw(parts.split.validation, parts.labels, STOP_ROWS, rng)
+    stop = draw(parts.split.validation, labels, STOP_ROWS, rng)
+    legitimate = plan_legitimate_rows(
+        options.fit_rows,
+        rows=len(parts.data),
+        others=len(stop.rows) + int(labels[parts.split.train].sum()),
+        columns=len(schema.names),
+        limit_mb=options.memory_limit_mb,
+    )
+    train = draw(parts.split.train, labels, legitimate, rng)
+    features = Features(parts.data, schema, parts.label_delay)
     count = len(train.rows) + len(stop.rows)
 
     def matrix(sample: Sample, before: int) -> FitPart:
@@ -194,6 +182,7 @@ def _decide(
         scored.history,
         scored.rows,
         lambda done: progress.within(0.8 * done / count, f"rules on {done:,} rows"),
+        columns=RULE_COLUMNS,
     )
     validation = parts.split.validation
     known = Validation(parts.labels[validation], parts.data.amount[validation] / UNITS)
@@ -210,34 +199,93 @@ def _fit_others(fitting: Fitting, supervised: Supervised, spec: RunSpec) -> Mode
     return Models(supervised, unsupervised, logistic)
 
 
-def _export(
-    parts: Parts, fitting: Fitting, models: Models, scored: Scored, spec: RunSpec
-) -> Exported:
-    """The model files, compared with scikit-learn on test rows; the importances, on the same."""
+def _test_rows(parts: Parts, features: Features, seed: int) -> TestRows:
+    """Rows of the test part, drawn at random."""
     test = parts.split.test
     drawn = min(TEST_SAMPLE_ROWS, test.stop - test.start)
-    rng = np.random.default_rng(spec.seed)
+    rng = np.random.default_rng(seed)
     rows = np.sort(rng.choice(np.arange(test.start, test.stop), drawn, replace=False))
-    features = fitting.features
-    matrix = features.matrix(rows)
-    files = export_models(models.supervised, models.unsupervised)
-    difference = check_export(
+    return TestRows(features.matrix(rows), parts.data.is_fraud[rows])
+
+
+def _importances(
+    fitting: Fitting, supervised: Supervised, test_rows: TestRows, seed: int
+) -> list[dict[str, Any]]:
+    return permutation_importances(
+        lambda values: supervised_score(supervised.model, values),
+        test_rows.matrix,
+        test_rows.labels,
+        fitting.features.schema.names,
+        seed,
+    )
+
+
+def _check_export(
+    files: dict[str, bytes],
+    fitting: Fitting,
+    models: Models,
+    scored: Scored,
+    test_rows: TestRows,
+    seed: int,
+) -> float:
+    schema = fitting.features.schema
+    return check_export(
         files,
         models.supervised,
         models.unsupervised,
         scored.anomaly,
-        features.schema,
-        matrix,
-        spec.seed,
+        schema,
+        test_rows.matrix,
+        seed,
     )
-    importances = permutation_importances(
-        lambda values: supervised_score(models.supervised.model, values),
-        matrix,
-        parts.data.is_fraud[rows],
-        features.schema.names,
-        spec.seed,
+
+
+def _write_bundle(
+    folder: RunFolder, files: dict[str, bytes], trained: Trained, rules: RuleSet, spec: RunSpec
+) -> str:
+    """`bundle/`; the SHA-256 of its manifest."""
+    parts, scored, decided = trained.parts, trained.scored, trained.decided
+    training = Training(
+        spec=spec,
+        schema=trained.fitting.features.schema,
+        supervised=trained.models.supervised,
+        unsupervised=trained.models.unsupervised,
+        anomaly=scored.anomaly,
+        policy=decided.policy,
+        label_delay=parts.label_delay,
+        rules_sha256=rules.sha256,
+        metrics=trained.judged.metrics,
+        data=describe(parts, spec),
+        export_difference=trained.export_difference,
     )
-    return Exported(files, difference, importances)
+    live = _live_scores(parts, scored, decided)
+    return write_run_bundle(folder.store, training, files, trained.fitting.train, live)
+
+
+def _report(trained: Trained, spec: RunSpec, progress: Progress) -> dict[str, Any]:
+    decided, best = trained.decided, trained.found.best
+    return {
+        "status": "succeeded",
+        "run_id": spec.run_id,
+        "model": spec.model,
+        "version": spec.version,
+        "metrics": trained.judged.metrics,
+        "curves": trained.judged.curves,
+        "importances": trained.importances,
+        "champion_error": trained.judged.champion_error,
+        "timings": progress.timings,
+        "peaks_mb": progress.peaks,
+        "data": describe(trained.parts, spec),
+        "sampling": _sampling(trained.fitting),
+        "policy": _describe_policy(decided),
+        "thresholds": decided.thresholds._asdict(),
+        "weights": asdict(decided.policy.weights),
+        "search": trained.found.describe(),
+        "learning_curve": [round(score, 6) for score in best.learning_curve],
+        "export_difference": trained.export_difference,
+        "peak_memory_mb": peak_memory_mb(),
+        "deployable": spec.sample is None,
+    }
 
 
 def _live_scores(parts: Parts, scored: Scored, decided: Decided) -> dict[str, NDArray[np.float64]]:
