@@ -60,6 +60,8 @@ def array(values: Iterable[int]) -> str:
     return "{" + ",".join(map(str, values)) + "}"
 
 
-def decode_integers(value: bytes | None) -> NDArray[np.int64]:
-    """A one-dimensional array of integers of a result; empty for NULL."""
-    return np.array([int(each) for each in (value or b"")[1:-1].split(b",")], dtype=np.int64)
+def decode_integers(value: bytes | None, default: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A one-dimensional array of integers of a result; `default` for NULL."""
+    if value is None:
+        return default
+    return np.array([int(each) for each in value[1:-1].split(b",")], dtype=np.int64)

@@ -17,7 +17,13 @@ from psycopg.errors import InvalidSqlStatementName
 from psycopg.pq.abc import PGresult
 
 from engine.features.catalogue import FAILURE_WINDOWS
-from engine.features.live import EVENT_BYTES, INCOMING_BYTES, fraud_edge_times
+from engine.features.live import (
+    EVENT_BYTES,
+    INCOMING_BYTES,
+    NO_FAILURES,
+    NO_FRAUDS,
+    fraud_edge_times,
+)
 from engine.transaction import Transaction
 from scoring import wire
 from scoring.history import statements
@@ -42,15 +48,19 @@ def _tail(side: str, wallet: str) -> str:
     return f"(SELECT max({side}_time) AS latest, {events} AS events FROM ({rows}) {side}_tail)"
 
 
-def _before(statement: str, wallet: str) -> str:
-    """`statement` of this wallet, before each `edge` of a list of times."""
-    return statement.replace("%s", wallet, 1).replace("%s", "edge", 1)
+def _before(statement: str, wallet: str, time: str = "edge") -> str:
+    """`statement` of this wallet, before this time."""
+    return statement.replace("%s", wallet, 1).replace("%s", time, 1)
 
 
 def _counts(statement: str, wallet: str, times: Iterable[str]) -> str:
-    """An array: what `statement` counts of a wallet before each of these times."""
+    """An array: what `statement` counts of a wallet before each of these times.
+
+    NULL for a wallet of which there is nothing, as of most: one look instead of one for each time.
+    """
     found = f"coalesce(({_before(statement, wallet)}), 0)"
-    return f"ARRAY(SELECT {found} FROM unnest(ARRAY[{', '.join(times)}]) edge)"
+    counts = f"ARRAY(SELECT {found} FROM unnest(ARRAY[{', '.join(times)}]) edge)"
+    return f"CASE WHEN EXISTS ({_before(statement, wallet, str(EVER))}) THEN {counts} END"
 
 
 def _events(side: str, wallet: str, times: str, size: int) -> str:
@@ -140,10 +150,10 @@ class PostgreSQLTurn(Turn):
         events, failures, source_frauds, incoming, destination_frauds = columns
         return Read(
             wire.decode_bytea(events),
-            wire.decode_integers(failures),
-            wire.decode_integers(source_frauds),
+            wire.decode_integers(failures, NO_FAILURES),
+            wire.decode_integers(source_frauds, NO_FRAUDS),
             wire.decode_bytea(incoming),
-            wire.decode_integers(destination_frauds),
+            wire.decode_integers(destination_frauds, NO_FRAUDS),
             is_labelled == b"t",
         )
 
