@@ -210,7 +210,8 @@ def _groups(value: Any) -> tuple[str, ...]:
     return tuple(part.strip() for part in parts)
 
 
-def _megabytes(value: str) -> int:
+def megabytes(value: str) -> int:
+    """The MB (2 ** 20 bytes) in a size such as `6GB`; ValueError for what is none."""
     written = _SIZE.fullmatch(value.strip())
     if written is None:
         raise ValueError(f"{value!r} is not a size such as 6GB or 800MB")
@@ -227,7 +228,7 @@ def _plain(value: Any) -> str:
 
 _READERS: dict[str, Any] = {
     "label_delay": parse_duration,
-    "memory_limit": _megabytes,
+    "memory_limit": megabytes,
     "without": _groups,
 }
 _WRITERS: dict[str, Any] = {

@@ -44,6 +44,7 @@ def dataset_import(
     mapping: Path | None = None,
     on_bad_rows: str = "stop",
     start: datetime | None = None,
+    memory_limit_mb: int | None = None,
     progress: Callable[..., None] | None = None,
 ) -> Dataset:
     """Import `files` as the data set `name`, whole or not at all.
@@ -53,6 +54,7 @@ def dataset_import(
         mapping: a mapping file, instead of a preset.
         on_bad_rows: `stop` imports nothing if a row is bad, `skip` keeps bad rows in a file.
         start: of a mapping that counts hours, instead of its own.
+        memory_limit_mb: for sorting; 2 GB unless given.
         progress: called by the import as it goes on.
 
     Raises:
@@ -74,7 +76,8 @@ def dataset_import(
     folder = Path(settings.DATA_DIR) / dataset.location
     try:
         chosen = preset if mapping is None else read_mapping(mapping)
-        summary = import_files(files, folder, chosen, on_bad_rows, progress, start=start)
+        limit = {} if memory_limit_mb is None else {"memory_limit_mb": memory_limit_mb}
+        summary = import_files(files, folder, chosen, on_bad_rows, progress, start=start, **limit)
         dataset.fingerprint = summary.fingerprint
         dataset.rows, dataset.frauds = summary.rows, summary.frauds
         dataset.rejected = summary.rejected

@@ -20,7 +20,13 @@ from engine.errors import FieldError, InvalidDataset
 from training.pipeline import staging
 from training.pipeline.mapping import FileMapping
 from training.pipeline.presets import load_preset
-from training.pipeline.reading import connected, failures_refused, file_size, quoted
+from training.pipeline.reading import (
+    MEMORY_LIMIT_MB,
+    connected,
+    failures_refused,
+    file_size,
+    quoted,
+)
 
 DATA, SUMMARY, REJECTS = "data.parquet", "summary.json", "rejects.csv"
 WORK_PREFIX, LOCK = ".importing-", "lock"
@@ -74,6 +80,7 @@ def import_files(
     progress: Progress | None = None,
     *,
     start: datetime | None = None,
+    memory_limit_mb: int = MEMORY_LIMIT_MB,
 ) -> DatasetSummary:
     """Import `files`, in their order, as the new folder `target_dir`.
 
@@ -84,6 +91,7 @@ def import_files(
             they are left out and reported.
         progress: see `Progress`.
         start: when the first hour begins (aware), for a mapping that counts hours.
+        memory_limit_mb: of the database that sorts; what it can't hold goes to the disk.
 
     Raises:
         InvalidDataset: nothing was imported; the detail and `errors` name the first bad rows, or
@@ -103,7 +111,7 @@ def import_files(
     with failures_refused(failure), work_folder(target_dir.parent) as work:
         result = work / "result"
         result.mkdir()
-        with connected(work) as connection:
+        with connected(work, memory_limit_mb) as connection:
             staging.create_tables(connection, chosen.columns)
             stager = staging.Stager(connection, chosen, work, skip=skip)
             importing = _Importing(connection, chosen, start, stager, progress)

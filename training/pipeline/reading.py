@@ -17,7 +17,7 @@ FORMAT_KEY = "sentinelle_dataset"
 """Of the Parquet files that an import writes."""
 ROW_NUMBER = "file_row_number"
 WITH_ROW_NUMBER = f", {ROW_NUMBER} = true"
-MEMORY_LIMIT = "2GB"
+MEMORY_LIMIT_MB = 2_048
 
 
 def quoted(text: str) -> str:
@@ -37,12 +37,14 @@ def failures_refused(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def connected(work: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+def connected(
+    work: Path, memory_limit_mb: int = MEMORY_LIMIT_MB
+) -> Iterator[duckdb.DuckDBPyConnection]:
     """A database in the folder `work`, with bounded memory: what it can't hold goes there."""
     connection = duckdb.connect(str(work / "staging.duckdb"))
     try:
         connection.execute("SET TimeZone = 'UTC'")
-        connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+        connection.execute(f"SET memory_limit = '{memory_limit_mb}MiB'")
         connection.execute(f"SET temp_directory = {quoted(str(work / 'spill'))}")
         yield connection
     finally:

@@ -112,3 +112,33 @@ def test_a_preset_and_a_mapping_exclude_each_other(tmp_path):
         call_command(
             "import_dataset", "x", "f.csv", "--preset", "paysim", "--mapping", str(tmp_path / "m")
         )
+
+
+def test_the_memory_limit_bounds_the_database(tmp_path, monkeypatch):
+    path = tmp_path / "f.csv"
+    path.write_bytes(text(line(1)))
+    limits = []
+    connect = duckdb.connect
+
+    def connected(*args):
+        connection = connect(*args)
+        limits.append(connection)
+        return connection
+
+    monkeypatch.setattr("training.pipeline.staging.create_tables", refuse_after(limits))
+    monkeypatch.setattr(duckdb, "connect", connected)
+    with pytest.raises(CommandError, match="limit is 800"):
+        call_command("import_dataset", "some", str(path), "--memory-limit", "800MB")
+
+
+def refuse_after(limits):
+    def refuse(*_):
+        limit = limits[-1].execute("SELECT current_setting('memory_limit')").fetchone()
+        raise OSError(f"limit is {limit[0]}")
+
+    return refuse
+
+
+def test_a_size_that_is_none_is_refused(tmp_path):
+    with pytest.raises(CommandError, match="'much' is not a size such as 6GB"):
+        call_command("import_dataset", "some", str(tmp_path), "--memory-limit", "much")

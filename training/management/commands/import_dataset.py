@@ -9,6 +9,7 @@ from deployments.management.base import SentinelleCommand, ShownProgress
 from training import services
 from training.management.commands.simulate import parse_date
 from training.models import Dataset
+from training.options import megabytes
 from training.pipeline.presets import load_preset, preset_names
 
 
@@ -27,6 +28,14 @@ class _PresetOrList(argparse.Action):
                 print(f"{name:<12} {load_preset(name).description}")
             parser.exit()
         setattr(namespace, self.dest, values)
+
+
+def parse_size(text: str) -> int:
+    """The MB in a size such as `6GB`."""
+    try:
+        return megabytes(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 class Command(SentinelleCommand):
@@ -64,6 +73,12 @@ inspect_dataset proposes one, docs/datasets.md describes them."""
         parser.add_argument(
             "--start", type=parse_date, help="when a mapping counts hours: the first one, in UTC"
         )
+        parser.add_argument(
+            "--memory-limit",
+            type=parse_size,
+            metavar="SIZE",
+            help="for sorting, such as 800MB (2GB); what does not fit goes to the disk",
+        )
 
     def handle(self, **options: Any) -> None:
         dataset = self._import(options["name"], options["files"], options)
@@ -80,6 +95,7 @@ inspect_dataset proposes one, docs/datasets.md describes them."""
                 mapping=options["mapping"],
                 on_bad_rows=options["on_bad_rows"],
                 start=start,
+                memory_limit_mb=options["memory_limit"],
                 progress=shown,
             )
         finally:
