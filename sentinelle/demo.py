@@ -149,6 +149,14 @@ def send_history(url: str, wallet: str, day: datetime) -> None:
         requests.post(f"{url}/score", json=body, timeout=10).raise_for_status()
 
 
+def taken_over(wallet: str, begin: datetime, step: int, to: str) -> dict[str, Any]:
+    """One of a thief's transfers, which empty the wallet every two minutes."""
+    at = begin + timedelta(minutes=2 * step)
+    body = transaction(wallet, at, 195.0, to, country="RO", city="Bucharest")
+    body["context"]["source_wallet"]["balance"] = 600.0 - 195.0 * step
+    return body
+
+
 def questions(url: str) -> Iterator[Question]:
     """The demo's requests, in order; each has the past that it needs."""
     run = uuid.uuid4().hex[:6]
@@ -168,12 +176,13 @@ def questions(url: str) -> Iterator[Question]:
         decisions=("BLOCK",),
         mentions="RULE_MAX_AMOUNT",
     )
-    night = day + timedelta(hours=3, minutes=10)
-    first = transaction(wallet, night, 70.0, f"stranger-{run}-1", country="RO")
-    requests.post(f"{url}/score", json=first, timeout=10).raise_for_status()
+    afternoon = day + timedelta(hours=14, minutes=10)
+    taken = [taken_over(wallet, afternoon, step, f"stranger-{run}") for step in range(3)]
+    for body in taken[:-1]:
+        requests.post(f"{url}/score", json=body, timeout=10).raise_for_status()
     yield Question(
-        "The second transfer in a minute to a payee never paid, at 03:10, from a new country",
-        transaction(wallet, night + timedelta(seconds=40), 75.0, f"stranger-{run}-2", country="RO"),
+        "The third large transfer within minutes to a payee never paid before, from abroad",
+        taken[-1],
         "REVIEW or BLOCK, and the supervised model among the reasons",
         decisions=("REVIEW", "BLOCK"),
         mentions="MODEL_SUPERVISED_HIGH",
