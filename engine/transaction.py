@@ -355,7 +355,8 @@ def _override_faults(features: Features, path: str) -> Iterator[FieldError]:
         values: dict[str, Any] = getattr(features, group) or {}
         for name, value in values.items():
             if expected := _expected_of_sent(name, value):
-                yield FieldError(f"{path}.{group}.{name}", f"expected {expected}")
+                shown = name.encode(errors="backslashreplace").decode()  # of a lone surrogate
+                yield FieldError(f"{path}.{group}.{shown}", f"expected {expected}")
 
 
 def _expected_of_sent(name: str, value: object) -> str | None:
@@ -454,7 +455,7 @@ def struct_faults(
 def _value_faults(value: object, expected: Any, path: str) -> Iterator[FieldError]:
     try:
         converted = msgspec.convert(value, expected)
-    except (msgspec.ValidationError, RecursionError):
+    except (msgspec.ValidationError, RecursionError, UnicodeEncodeError):  # of a lone surrogate
         yield _unexpected(path, expected)
         return
     if isinstance(converted, datetime):

@@ -189,8 +189,19 @@ def test_faults_beyond_the_fields_still_refuse_the_body() -> None:
         assert set(faults(with_literal("unknown", literal))) == {"body"}
 
 
-def test_a_lone_surrogate_is_not_text() -> None:
-    assert set(faults(with_literal("transaction.city", r'"\ud800"'))) == {"transaction.city"}
+ATTRIBUTE = "transaction.attributes.age"
+
+
+@pytest.mark.parametrize("path", [*TEXTS, *CODES, *NUMBERS, *OTHERS, *OBJECTS, ATTRIBUTE])
+def test_a_lone_surrogate_is_no_value(path: str) -> None:
+    assert set(faults(with_literal(path, r'"\ud800"'))) == {path}
+
+
+@pytest.mark.parametrize("path", ["features.historical", "transaction.attributes"])
+def test_a_lone_surrogate_in_a_name_is_shown_escaped(path: str) -> None:
+    (fault,) = faults(with_literal(path, r'{"country_\ud800": "x"}')).items()
+    assert "".join(fault).encode()
+    assert "ud800" in "".join(fault)
 
 
 @given(st.binary(max_size=200))

@@ -27,8 +27,8 @@ IDENTIFIER = [
     "\ud800",
 ]
 OPTIONAL_IDENTIFIER = [value for value in IDENTIFIER if value not in (MISSING, None)]
-NUMBER = ["", "12", True, [], {}, float("nan"), float("inf"), float("-inf"), 10**400]
-TEXT = ["", 5, True, [], {}, "x" * 1000, "a\u0000b"]
+NUMBER = ["", "12", "\ud800", True, [], {}, float("nan"), float("inf"), float("-inf"), 10**400]
+TEXT = ["", 5, True, [], {}, "x" * 1000, "a\u0000b", "\ud800"]
 WRONG: dict[str, list[Any]] = {
     "transaction": [MISSING, None, [], "x", 5, True],
     "transaction.transaction_id": IDENTIFIER,
@@ -42,12 +42,12 @@ WRONG: dict[str, list[Any]] = {
     "transaction.country": [*TEXT, "F", "FRA", "F1"],
     "transaction.city": TEXT,
     "transaction.created_at": [
-        MISSING, None, "", 5, 1.5, True, [], {}, "yesterday", "2026-01-23",
+        MISSING, None, "", 5, 1.5, True, [], {}, "yesterday", "2026-01-23", "\ud800",
         "2026-13-01T00:00:00Z", "2026-01-32T00:00:00Z", "2026-01-23T25:00:00Z",
         "10000-01-01T00:00:00Z", "9999-12-31T23:59:59-05:00", "1969-12-31T23:59:59Z",
         "0001-01-01T00:00:00Z", "0001-01-01T00:00:00+05:00",
     ],
-    "context": [[], "x", 5, True],
+    "context": [[], "x", 5, True, "\ud800"],
     "context.source_wallet": [[], "x", 5],
     "context.destination_wallet": [[], "x", 5],
     "context.user": [[], "x", 5],
@@ -59,8 +59,8 @@ WRONG: dict[str, list[Any]] = {
     "context.user.risk_level": TEXT,
     "features": [[], "x", 5],
     "features.historical": [[], "x", 5],
-    "features.historical.tx_last_10min": ["x", [], {}, float("nan"), 1e300],
-    "features.historical.user_country_history": ["FR", [5], ["FRA"], {}, 5],
+    "features.historical.tx_last_10min": ["x", "\ud800", [], {}, float("nan"), 1e300],
+    "features.historical.user_country_history": ["FR", ["\ud800"], [5], ["FRA"], {}, 5],
     "transaction.features": [[], "x", 5],
     "transaction.features.historical": [[], "x", 5],
     "transaction.features.historical.avg_amount_30d": ["x", [], {}],
@@ -101,6 +101,14 @@ def test_every_field_wrong_in_every_way(api: Api) -> None:
         fields = [error["field"] for error in problem["errors"]]
         assert fields == [path], (path, value)
         assert all(error["message"] for error in problem["errors"])
+
+
+def test_lone_surrogate_in_a_name(api: Api) -> None:
+    body = request() | {"features": {"historical": {"country_\ud800": "x"}}}
+    problem = assert_refused(api.score(body), 400, "INVALID_REQUEST")
+    assert [error["field"] for error in problem["errors"]] == [
+        r"features.historical.country_\ud800"
+    ]
 
 
 def test_all_faults_at_once(api: Api) -> None:

@@ -122,6 +122,13 @@ def test_one_flush_of_the_disk_serves_several(api: Api, monkeypatch: Any) -> Non
     assert turns == [20, 20, 10]
 
 
+@pytest.mark.parametrize("field", ["amount", "created_at", "country", "city"])
+def test_lone_surrogate_spoils_its_item_alone(api: Api, field: str) -> None:
+    spoiled, fine = batch(api, [request(**{field: "\ud800"}), request()])
+    assert [error["field"] for error in spoiled["error"]["errors"]] == [f"transaction.{field}"]
+    assert fine["status"] == 200
+
+
 @pytest.mark.parametrize("body", [
     {}, {"transactions": []}, {"transactions": {}}, {"transactions": [1] * 1001}, [], b"{",
 ])  # fmt: skip

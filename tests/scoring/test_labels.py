@@ -241,7 +241,8 @@ class TestTimes:
     ("label", True), ("label", []), ("known_at", None), ("known_at", ""), ("known_at", "soon"),
     ("known_at", 5), ("known_at", "9999-12-31T23:59:59Z"), ("known_at", "1969-12-31T23:59:59Z"),
     ("source", ""), ("source", "x" * 33), ("source", 5), ("note", "x" * 1_001), ("note", "a\0b"),
-    ("note", 5), ("note", "\ud800"),
+    ("note", 5), ("note", "\ud800"), ("transaction_id", "\ud800"), ("label", "\ud800"),
+    ("known_at", "\ud800"), ("source", "\ud800"),
 ])  # fmt: skip
 def test_wrong_fields_are_named(scored: Api, field: str, value: Any) -> None:
     for body, name in (

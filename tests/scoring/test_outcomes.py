@@ -111,7 +111,8 @@ def test_unknown_transactions_are_named_and_nothing_is_kept(scored: Api) -> None
     ("transaction_id", None), ("transaction_id", ""), ("transaction_id", 5),
     ("transaction_id", "x" * 65), ("status", None), ("status", "failed"), ("status", 1),
     ("status", []), ("occurred_at", None), ("occurred_at", ""), ("occurred_at", "soon"),
-    ("occurred_at", 5), ("occurred_at", "9999-12-31T23:59:59Z"),
+    ("occurred_at", 5), ("occurred_at", "9999-12-31T23:59:59Z"), ("occurred_at", "\ud800"),
+    ("status", "\ud800"), ("transaction_id", "\ud800"),
 ])  # fmt: skip
 def test_wrong_fields_are_named(scored: Api, field: str, value: Any) -> None:
     for body, name in (
