@@ -130,9 +130,9 @@ class LabelsView(JsonView):
 
     def post(self, request: Request) -> HttpResponse:
         """Answer how many labels were new, and which transactions are unknown."""
-        reports = decode_labels(self.body(request._request))
+        sent = decode_labels(self.body(request._request))
         caller = cast(Caller, request.user)
-        receipt = labels_record(reports, stated_by=caller.name, now=timezone.now())
+        receipt = labels_record(sent, stated_by=caller.name, now=timezone.now())
         return self.answer(receipt._asdict())
 
 

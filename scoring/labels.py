@@ -20,7 +20,7 @@ from engine.errors import FieldError
 from engine.transaction import Identifier, ShortText, Timestamp, invalid_request
 from scoring import fraud_timelines, history
 from scoring.models import Attempt, Label, Verdict
-from scoring.reports import Decoder, in_utc
+from scoring.reports import Decoder, in_utc, listed
 
 FRAUD = Verdict.FRAUD.value
 
@@ -58,7 +58,7 @@ class Receipt(NamedTuple):
 _DECODER = Decoder(LabelReport, "labels")
 
 
-def decode_labels(body: bytes) -> list[LabelReport]:
+def decode_labels(body: bytes) -> LabelReport | list[LabelReport]:
     """Decode the body of `POST /labels`; raises InvalidRequest naming every faulty field."""
     return _DECODER.decode(body)
 
@@ -86,8 +86,10 @@ def _wallets(scored: Iterable[_Scored]) -> set[str]:
     }
 
 
-def labels_record(reports: Sequence[LabelReport], *, stated_by: str, now: datetime) -> Receipt:
-    """Keep labels, all of them or none; features of transactions scored later see them.
+def labels_record(
+    sent: LabelReport | Sequence[LabelReport], *, stated_by: str, now: datetime
+) -> Receipt:
+    """Keep one label or several, all or none; features of transactions scored later see them.
 
     A statement that was received before, the same in every field, changes nothing: not even when
     another one has come since, so a file or a request can safely be sent again. Labels of unknown
@@ -100,14 +102,14 @@ def labels_record(reports: Sequence[LabelReport], *, stated_by: str, now: dateti
     Raises:
         InvalidRequest: labels that `time_faults` finds; `errors` names each.
     """
-    ids = {report.transaction_id for report in reports}
+    ids = {report.transaction_id for report in listed(sent)}
     while True:
         with transaction.atomic(durable=True):
             scored = _scored(ids)
             history.lock(_wallets(scored.values()), ids - scored.keys())
             # One that was scored between the look and the lock has wallets that are not locked.
             if connection.vendor == "sqlite" or len(_scored(ids)) == len(scored):
-                return _record(reports, scored, stated_by, now)
+                return _record(sent, scored, stated_by, now)
 
 
 def time_faults(reports: Sequence[LabelReport], now: datetime) -> dict[int, str]:
@@ -131,12 +133,19 @@ def _time_faults(
 
 
 def _record(
-    reports: Sequence[LabelReport], scored: dict[str, _Scored], stated_by: str, now: datetime
+    sent: LabelReport | Sequence[LabelReport],
+    scored: dict[str, _Scored],
+    stated_by: str,
+    now: datetime,
 ) -> Receipt:
     """Record what is new, while nobody else can score or label these transactions."""
+    reports = listed(sent)
     if faults := _time_faults(reports, scored, now):
         raise invalid_request(
-            [FieldError(f"labels[{at}].known_at", fault) for at, fault in faults.items()]
+            [
+                FieldError(_DECODER.field(sent, at, "known_at"), fault)
+                for at, fault in faults.items()
+            ]
         )
     statements = _statements({report.transaction_id for report in reports})
     before = _frauds(statements)

@@ -1,5 +1,6 @@
 """What a caller sends to `/outcomes`."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -27,6 +28,11 @@ class OutcomeReport(msgspec.Struct, frozen=True, kw_only=True):
 _DECODER = Decoder(OutcomeReport, "outcomes")
 
 
-def decode_outcomes(body: bytes) -> list[OutcomeReport]:
+def decode_outcomes(body: bytes) -> OutcomeReport | list[OutcomeReport]:
     """Decode the body of `POST /outcomes`; raises InvalidRequest naming every faulty field."""
     return _DECODER.decode(body)
+
+
+def outcome_field(sent: OutcomeReport | Sequence[OutcomeReport], at: int, field: str) -> str:
+    """How answers name a field of the report at an index of what was sent."""
+    return _DECODER.field(sent, at, field)

@@ -1,6 +1,6 @@
 """Decoding what callers report: one object or a list, every fault named at once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -25,15 +25,19 @@ class Decoder(Generic[Report]):
         self._name = name
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(struct | several)
 
-    def decode(self, body: bytes) -> list[Report]:
-        """The reports of a body; raises InvalidRequest naming every faulty field, such as
-        `labels[3].known_at` (`known_at` alone when one object was sent)."""
+    def decode(self, body: bytes) -> Report | list[Report]:
+        """The report or the reports of a body; raises InvalidRequest naming every faulty field,
+        such as `labels[3].known_at` (`known_at` alone when one object was sent)."""
         try:
-            decoded = self._decoder.decode(body)
+            decoded: Report | list[Report] = self._decoder.decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             faults = list(self._faults(parse_json(body)))
             raise invalid_request(faults or [FieldError("body", str(error))]) from None
-        return decoded if isinstance(decoded, list) else [decoded]
+        return decoded
+
+    def field(self, sent: Report | Sequence[Report], at: int, field: str) -> str:
+        """How answers name a field of the report at an index of what was sent."""
+        return field if isinstance(sent, self._struct) else f"{self._name}[{at}].{field}"
 
     def _faults(self, raw: Any) -> Iterator[FieldError]:
         if isinstance(raw, dict):
@@ -48,6 +52,11 @@ class Decoder(Generic[Report]):
                     yield from struct_faults(self._struct, item, f"{self._name}[{at}].")
                 else:
                     yield FieldError(f"{self._name}[{at}]", "expected a JSON object")
+
+
+def listed(sent: Report | Sequence[Report]) -> Sequence[Report]:
+    """What was sent as a list, one report or several."""
+    return sent if isinstance(sent, Sequence) else [sent]
 
 
 def in_utc(moment: datetime) -> datetime:

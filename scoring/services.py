@@ -33,7 +33,8 @@ from engine.transaction import (
 from scoring import history, labels
 from scoring.live_model import Serving, live_model
 from scoring.models import Attempt, Outcome, OutcomeStatus
-from scoring.outcomes import OutcomeReport, decode_outcomes
+from scoring.outcomes import OutcomeReport, decode_outcomes, outcome_field
+from scoring.reports import listed
 
 SUCCESS = OutcomeStatus.SUCCESS.value
 _BATCH_TURN = 20
@@ -271,27 +272,30 @@ def outcomes_record(body: bytes, now: datetime) -> Receipt:
 
     Raises InvalidRequest, UnknownTransaction and OutcomeConflict, naming the reports at fault.
     """
-    reports = decode_outcomes(body)
+    sent = decode_outcomes(body)
     with transaction.atomic(durable=True):
-        attempts = _attempts_of(reports)
+        attempts = _attempts_of(sent)
         history.lock(attempt.source_wallet_id for attempt in attempts.values())
         known = dict(
             Outcome.objects.filter(attempt__in=attempts.values()).values_list(
                 "attempt__transaction_id", "status"
             )
         )
-        fresh = _fresh(reports, known)
+        fresh = _fresh(sent, known)
         Outcome.objects.bulk_create(_outcomes(fresh, attempts, now))
-    return Receipt(len(fresh), len(reports) - len(fresh))
+    return Receipt(len(fresh), len(listed(sent)) - len(fresh))
 
 
-def _attempts_of(reports: Sequence[OutcomeReport]) -> dict[str, Attempt]:
+def _attempts_of(sent: OutcomeReport | Sequence[OutcomeReport]) -> dict[str, Attempt]:
     """The attempts that the reports are about, by transaction id."""
+    reports = listed(sent)
     ids = {report.transaction_id for report in reports}
     found = Attempt.objects.only("transaction_id", "source_wallet_id", "source_time")
     attempts = {each.transaction_id: each for each in found.filter(transaction_id__in=ids)}
     faults = [
-        FieldError(f"outcomes[{at}].transaction_id", f"“{report.transaction_id}” was not scored")
+        FieldError(
+            outcome_field(sent, at, "transaction_id"), f"“{report.transaction_id}” was not scored"
+        )
         for at, report in enumerate(reports)
         if report.transaction_id not in attempts
     ]
@@ -300,17 +304,20 @@ def _attempts_of(reports: Sequence[OutcomeReport]) -> dict[str, Attempt]:
     return attempts
 
 
-def _fresh(reports: Sequence[OutcomeReport], known: dict[str, str]) -> list[OutcomeReport]:
+def _fresh(
+    sent: OutcomeReport | Sequence[OutcomeReport], known: dict[str, str]
+) -> list[OutcomeReport]:
     """The reports that say something new; raises OutcomeConflict for those that contradict."""
     known = dict(known)
     fresh, faults = [], []
-    for at, report in enumerate(reports):
+    for at, report in enumerate(listed(sent)):
         before = known.setdefault(report.transaction_id, "")
         if before == "":
             known[report.transaction_id] = report.status
             fresh.append(report)
         elif before != report.status:
-            faults.append(FieldError(f"outcomes[{at}].status", f"{before} was received before"))
+            field = outcome_field(sent, at, "status")
+            faults.append(FieldError(field, f"{before} was received before"))
     if faults:
         raise OutcomeConflict("Another outcome was received before.", faults)
     return fresh

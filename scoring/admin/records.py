@@ -290,12 +290,12 @@ class ScoreRecordAdmin(ReadOnlyAdmin):
 def _label(request: HttpRequest, record: ScoreRecord, form: LabelForm) -> Receipt | None:
     """Record what the valid form states; None after the form was told what is wrong with it."""
     try:
-        reports = decode_labels(form.body(record.attempt.transaction_id))
+        report = decode_labels(form.body(record.attempt.transaction_id))
         user = request.user.get_username()
-        return labels_record(reports, stated_by=user, now=timezone.now())
+        return labels_record(report, stated_by=user, now=timezone.now())
     except InvalidRequest as refusal:
         for fault in refusal.errors:
-            form.add_error(fault.field.rpartition(".")[2], capfirst(fault.message))
+            form.add_error(fault.field, capfirst(fault.message))
         return None
 
 

@@ -227,6 +227,13 @@ class TestTimes:
         assert "2026-01-23T12:00:00+00:00" in response.json()["errors"][0]["message"]
         assert not Label.objects.exists()
 
+    @pytest.mark.parametrize("known", ["2026-01-23T11:59:59Z", "2999-01-01T00:00:00Z"])
+    def test_field_is_named_as_it_was_sent(self, scored: Api, known: str) -> None:
+        sent = label("a1", known_at=known)
+        for body, name in ((sent, "known_at"), ([sent], "labels[0].known_at")):
+            problem = scored.labels(body).json()
+            assert [error["field"] for error in problem["errors"]] == [name]
+
     def test_known_at_the_moment_it_was_made_is_taken(self, scored: Api) -> None:
         assert scored.labels(label("a1", known_at=MADE)).json() == answer(1)
 

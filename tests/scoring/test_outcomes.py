@@ -107,6 +107,15 @@ def test_unknown_transactions_are_named_and_nothing_is_kept(scored: Api) -> None
     assert not Outcome.objects.exists()
 
 
+def test_field_is_named_as_it_was_sent(scored: Api) -> None:
+    scored.outcomes(outcome("a1"))
+    refused = {"transaction_id": outcome("x1"), "status": outcome("a1", "SUCCESS")}
+    for field, sent in refused.items():
+        for body, name in ((sent, field), ([sent], f"outcomes[0].{field}")):
+            problem = scored.outcomes(body).json()
+            assert [error["field"] for error in problem["errors"]] == [name]
+
+
 @pytest.mark.parametrize(("field", "value"), [
     ("transaction_id", None), ("transaction_id", ""), ("transaction_id", 5),
     ("transaction_id", "x" * 65), ("status", None), ("status", "failed"), ("status", 1),
