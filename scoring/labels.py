@@ -186,7 +186,9 @@ def _statements(ids: Collection[str]) -> _Statements:
     found: _Statements = {}
     rows = Label.objects.filter(transaction_id__in=ids).order_by("id")
     for transaction_id, *statement in rows.values_list("transaction_id", *_Statement._fields):
-        found.setdefault(transaction_id, {})[_Statement(*statement)] = None
+        made, each = found.setdefault(transaction_id, {}), _Statement(*statement)
+        made.pop(each, None)  # One that is there twice counts as of its last row.
+        made[each] = None
     return found
 
 

@@ -119,6 +119,23 @@ def test_old_statement_sent_again_does_not_undo_a_correction(scored: Api) -> Non
     assert frauds() == set()
 
 
+def test_statement_that_is_kept_twice_counts_as_of_its_last_row(scored: Api) -> None:
+    kept = [("fraud", "backfill"), ("legitimate", "analyst"), ("fraud", "backfill")]
+    Label.objects.bulk_create(
+        Label(
+            transaction_id="later", verdict=verdict, source=source,
+            known_at=KNOWN, received_at=KNOWN, stated_by="test",
+        )
+        for verdict, source in kept
+    )  # fmt: skip
+    scored.score(request(transaction_id="later"))
+    assert frauds() == {"later"}
+    assert scored.labels(label("later", source="chargeback")).json() == answer(1)
+    assert frauds() == {"later"}
+    assert scored.labels(label("later", "legitimate", source="owner")).json() == answer(1)
+    assert frauds() == set()
+
+
 def test_totals_count_each_wallets_frauds_in_the_order_of_its_timeline(api: Api) -> None:
     wallets = [("alice", "bob"), ("carol", "bob"), ("alice", "alice"), ("alice", "bob")]
     for at, (source, destination) in enumerate(wallets):
