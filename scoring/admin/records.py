@@ -171,12 +171,20 @@ class ScoreRecordAdmin(ReadOnlyAdmin):
         ("Context, as sent", {"fields": ("context_table",)}),
         ("Features", {"fields": ("feature_table",)}),
     )
-    readonly_fields = (*_FACTS, "transaction_table", "context_table", "feature_table")
+    readonly_fields = (*_FACTS, "label", "transaction_table", "context_table", "feature_table")
 
     def get_urls(self) -> list[Any]:
         view = self.admin_site.admin_view(self.label_view)
         url = path("<path:object_id>/label/", view, name="scoring_scorerecord_label")
         return [url, *super().get_urls()]
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Of labels, those who may not view them see no more than the verdict that counts."""
+        fieldsets = super().get_fieldsets(request, obj)
+        if _may_view_labels(request):
+            return fieldsets
+        (title, _), *others = fieldsets
+        return [(title, {"fields": (*_FACTS[:-1], "label")}), *others]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ScoreRecord]:
         return selectors.records_with_their_labels(super().get_queryset(request))
@@ -266,6 +274,8 @@ class ScoreRecordAdmin(ReadOnlyAdmin):
         record = self.get_object(request, unquote(object_id))
         if record is None:
             return self.missing(request)
+        transaction_id = record.attempt.transaction_id
+        may_view_labels = _may_view_labels(request)
         form = LabelForm(request.POST or None, initial={"known_at": timezone.now()})
         if form.is_valid():
             receipt = _label(request, record, form)
@@ -275,16 +285,20 @@ class ScoreRecordAdmin(ReadOnlyAdmin):
         return self.page(
             request,
             "label",
-            f"Label {record.attempt.transaction_id}",
+            f"Label {transaction_id}",
             form=form,
             media=self.media + form.media,
             record=record,
             amount=self.amount(record),
             wallets=self.wallets(record),
             decision=self.decision_badge(record),
-            sources=selectors.recent_sources(),
-            labels=selectors.labels_of(record.attempt.transaction_id),
+            sources=selectors.recent_sources() if may_view_labels else [],
+            labels=selectors.labels_of(transaction_id) if may_view_labels else [],
         )
+
+
+def _may_view_labels(request: HttpRequest) -> bool:
+    return request.user.has_perm("scoring.view_label")
 
 
 def _label(request: HttpRequest, record: ScoreRecord, form: LabelForm) -> Receipt | None:

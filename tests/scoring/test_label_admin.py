@@ -171,6 +171,20 @@ class TestRecords:
             assert text in page
         assert "None yet." in browser.get(page_of("t_none")).content.decode()
 
+    def test_who_stated_what_is_for_those_who_may_view_labels(self, labelled: Api) -> None:
+        labelled.labels([
+            {"transaction_id": "t_fraud", "label": "fraud", "known_at": "2026-02-02T00:00:00Z",
+             "source": "informant", "note": "Heard on the phone"},
+        ])  # fmt: skip
+        may_state = "view_scorerecord", "add_label"
+        for permissions, may_view in ((may_state, False), ((*may_state, "view_label"), True)):
+            reader = person(*permissions)
+            page = reader.get(page_of("t_fraud")).content.decode()
+            form = reader.get(page_of("t_fraud", "label")).content.decode()
+            assert ">fraud<" in page
+            for told in ("informant", "Heard on the phone", "Stated by"):
+                assert (told in page, told in form) == (may_view, may_view), told
+
 
 class TestList:
     def test_last_received_first(self, browser: Client, labelled: Api) -> None:
