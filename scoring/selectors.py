@@ -55,12 +55,12 @@ def records_with_their_labels(records: Records) -> Records:
 
 def records_with_label(records: Records, label: str) -> Records:
     """Those whose last label is this verdict, or that have none (NO_LABEL)."""
-    frauds = ConfirmedFraud.objects.filter(side=Side.SOURCE).values("attempt")
+    fraud = Exists(ConfirmedFraud.objects.filter(attempt=OuterRef("pk"), side=Side.SOURCE))
     labelled = Exists(Label.objects.filter(transaction_id=OuterRef("attempt__transaction_id")))
     if label == Verdict.FRAUD:
-        return records.filter(pk__in=frauds)
+        return records.filter(fraud)
     if label == Verdict.LEGITIMATE:
-        return records.filter(labelled).exclude(pk__in=frauds)
+        return records.filter(labelled, ~fraud)
     return records.filter(~labelled)
 
 

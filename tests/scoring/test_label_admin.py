@@ -7,6 +7,7 @@ import pytest
 from django.contrib.auth.models import Permission, User
 from django.test import Client
 
+from scoring import selectors
 from scoring.models import Attempt, ConfirmedFraud, Label, ScoreRecord
 from tests.scoring.conftest import Api
 from tests.scoring.requests import request
@@ -155,6 +156,13 @@ class TestRecords:
     ) -> None:
         found = listed(browser, RECORDS, query)
         assert {record.attempt.transaction_id for record in found} == expected
+
+    @pytest.mark.parametrize("label", ["fraud", "legitimate", "none"])
+    def test_filter_reads_no_more_than_a_page(self, label: str) -> None:
+        # PostgreSQL compares NOT IN (SELECT …) with every row of it, for each decision.
+        found = selectors.records_with_label(ScoreRecord.objects.all(), label)
+        assert "EXISTS(SELECT" in str(found.query)
+        assert "IN (SELECT" not in str(found.query)
 
     def test_list_shows_the_label_that_counts(self, browser: Client, labelled: Api) -> None:
         page = browser.get(RECORDS).content.decode()
