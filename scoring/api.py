@@ -127,6 +127,7 @@ class LabelsView(JsonView):
     """`POST /labels`: whether transactions were fraud."""
 
     required_scope = Scope.LABELS.value
+    max_body = 4_000_000
 
     def post(self, request: Request) -> HttpResponse:
         """Answer how many labels were new, and which transactions are unknown."""

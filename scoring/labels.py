@@ -34,7 +34,8 @@ Note = Annotated[
 
 
 class LabelReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What is stated about one transaction."""
+    """What is stated about one transaction. The source is in lower case, so that Chargeback is
+    chargeback."""
 
     transaction_id: Identifier
     label: Annotated[Literal["fraud", "legitimate"], Meta(description="fraud or legitimate")]
@@ -44,6 +45,13 @@ class LabelReport(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         force_setattr(self, "known_at", in_utc(self.known_at))
+        if self.source is not None:
+            force_setattr(self, "source", _lower(self.source))
+
+
+def _lower(text: str) -> str:
+    """Lower case of the same length: `İ` alone would become two characters, i and a dot."""
+    return text.replace("İ", "i").lower()
 
 
 class Receipt(NamedTuple):
@@ -173,9 +181,7 @@ class _Statement(NamedTuple):
 
     @classmethod
     def of(cls, report: LabelReport) -> Self:
-        """The source in lower case, so that Chargeback is chargeback."""
-        source, note = report.source or "", report.note or ""
-        return cls(report.label, report.known_at, source.lower(), note)
+        return cls(report.label, report.known_at, report.source or "", report.note or "")
 
 
 _Statements: TypeAlias = dict[str, dict[_Statement, None]]

@@ -1,5 +1,6 @@
 """`POST /labels`: what is kept, what is repeated, and what is refused."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -8,6 +9,7 @@ from django.db import DatabaseError, connection, transaction
 from django.utils import timezone
 
 from deployments.models import ImmutableRow
+from scoring.labels import LabelReport
 from scoring.models import ConfirmedFraud, Label, ScoreRecord
 from tests.scoring.conftest import Api
 from tests.scoring.requests import request
@@ -302,6 +304,36 @@ def test_a_thousand_at_once(scored: Api, django_assert_max_num_queries: Any) -> 
         response = scored.labels(sent)
     assert response.json() == answer(1_000, unknown=tuple(f"x{at}" for at in range(10)))
     assert frauds() == {"a1", "a2", "b1"}
+
+
+def test_thousand_notes_of_a_thousand_characters_fit(scored: Api) -> None:
+    sent = [label(f"x{at}", note="€" * 1_000, source="s" * 32) for at in range(1_000)]
+    body = json.dumps(sent, ensure_ascii=False).encode()
+    assert len(body) > 3_000_000
+    assert scored.labels(body).json()["recorded"] == 1_000
+
+
+def test_more_bytes_than_any_labels_need_are_refused(scored: Api) -> None:
+    response = scored.labels([label("a1", more="x" * 4_000_000)])
+    assert response.status_code == 413
+    assert "4,000,000" in response.json()["detail"]
+
+
+def test_source_in_lower_case_is_never_longer(scored: Api) -> None:
+    sent = [label("a1", source="İ" * 32), label("a2", source="ÇĞŞ")]
+    assert scored.labels(sent).json() == answer(2)
+    assert scored.labels(sent).json() == answer(0, 2)
+    assert set(Label.objects.values_list("source", flat=True)) == {"i" * 32, "çğş"}
+
+
+def test_lower_case_of_any_character_is_one() -> None:
+    characters = (chr(code) for code in range(0x20, 0x110000) if chr(code).isupper())
+    for character in characters:
+        report = LabelReport(
+            transaction_id="a1", label="fraud", known_at=timezone.now(), source=character
+        )
+        assert report.source is not None
+        assert len(report.source) == 1
 
 
 def test_statements_are_never_changed(scored: Api) -> None:
