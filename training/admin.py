@@ -340,7 +340,7 @@ class TrainingRunAdmin(ReadOnlyAdmin):
     def dataset_name(self, run: TrainingRun) -> str:
         return f"{run.dataset.name}, last {run.sample:,}" if run.sample else run.dataset.name
 
-    @admin.display(description="PR-AUC")
+    @admin.display(description="average precision")
     def pr_auc(self, run: TrainingRun) -> str:
         if run.model_version is None or "pr_auc" not in run.model_version.metrics:
             return "-"

@@ -143,7 +143,7 @@ def test_from_the_command_to_a_version_that_loads(start_worker):
     assert run.state == RunState.SUCCEEDED, run.error
     text = out.getvalue()
     assert "supervised\n" in text
-    assert "PR-AUC" in text
+    assert "average precision" in text
     assert "fraud v1.0.0 is registered" in text
     assert "manage.py promote fraud 1.0.0" in text
     version = ModelVersion.objects.get()
