@@ -97,33 +97,50 @@ def score_batch(body: bytes, now: datetime) -> list[Scored | SentinelleError]:
 def _score_together(
     items: Sequence[ScoreRequest | InvalidRequest], now: datetime
 ) -> Iterator[Scored | SentinelleError]:
-    """The results of some items of a batch, in one turn; each is durable when it is yielded."""
-    subjects = [item.transaction for item in items if isinstance(item, ScoreRequest)]
-    with history.open_turn(subjects) as turn:
-        results = [_decide_item(item, turn, now) for item in items]
-    for item, result in zip(items, results, strict=True):
-        yield _replay_item(item) if result is None else result
+    """The results of some items of a batch; only those that may be decided wait for wallets."""
+    checked = [_check_item(item, now) for item in items]
+    results = iter(_decide_together([it for it in checked if isinstance(it, ScoreRequest)], now))
+    for item in checked:
+        yield next(results) if isinstance(item, ScoreRequest) else item
+
+
+def _check_item(
+    item: ScoreRequest | InvalidRequest, now: datetime
+) -> ScoreRequest | SentinelleError:
+    if isinstance(item, InvalidRequest):
+        return item
+    try:
+        _check_clock(item.transaction, now)
+    except FutureTransaction as error:
+        return error
+    return item
+
+
+def _decide_together(
+    requests: Sequence[ScoreRequest], now: datetime
+) -> list[Scored | SentinelleError]:
+    """The results of requests that share a turn; all are durable when this returns."""
+    if not requests:
+        return []
+    with history.open_turn([request.transaction for request in requests]) as turn:
+        decided = [_decide_item(request, turn, now) for request in requests]
+    return [result or _replay_item(requests[at]) for at, result in enumerate(decided)]
 
 
 def _decide_item(
-    item: ScoreRequest | InvalidRequest, turn: history.Turn, now: datetime
+    request: ScoreRequest, turn: history.Turn, now: datetime
 ) -> Scored | SentinelleError | None:
-    """The decision or the error of an item; None when it is refused or recorded already."""
-    if isinstance(item, InvalidRequest):
-        return None
+    """The decision or the error of a request; None when its id was recorded before."""
     try:
-        _check_clock(item.transaction, now)
-        answer = _decide(item, turn, now)
-    except (FutureTransaction, InvalidRequest) as error:
+        answer = _decide(request, turn, now)
+    except InvalidRequest as error:
         return error
     return Scored(answer, is_replay=False) if answer else None
 
 
-def _replay_item(item: ScoreRequest | InvalidRequest) -> Scored | SentinelleError:
-    if isinstance(item, InvalidRequest):
-        return item
+def _replay_item(request: ScoreRequest) -> Scored | SentinelleError:
     try:
-        return _replay(item.transaction)
+        return _replay(request.transaction)
     except TransactionConflict as error:
         return error
 

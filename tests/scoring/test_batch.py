@@ -129,6 +129,23 @@ def test_lone_surrogate_spoils_its_item_alone(api: Api, field: str) -> None:
     assert fine["status"] == 200
 
 
+def test_only_what_may_be_decided_waits_for_wallets(api: Api, monkeypatch: Any) -> None:
+    turns = []
+    opened = history.open_turn
+
+    def noted(subjects: Any) -> Any:
+        turns.append([subject.transaction_id for subject in subjects])
+        return opened(subjects)
+
+    monkeypatch.setattr(history, "open_turn", noted)
+    future = request(created_at="2090-01-01T00:00:00Z")
+    statuses = [each["status"] for each in batch(api, [future] * 10 + [{}] * 10)]
+    assert (statuses, turns) == ([400] * 20, [])
+    results = batch(api, [{}, request(transaction_id="t1"), future, request(transaction_id="t2")])
+    assert [each["status"] for each in results] == [400, 200, 400, 200]
+    assert turns == [["t1", "t2"]]
+
+
 @pytest.mark.parametrize("body", [
     {}, {"transactions": []}, {"transactions": {}}, {"transactions": [1] * 1001}, [], b"{",
 ])  # fmt: skip
