@@ -17,6 +17,7 @@ from rest_framework.views import APIView
 
 from deployments.models import Scope
 from engine.errors import BodyTooLarge, SentinelleError
+from engine.transaction import decode_score_requests
 from scoring import services
 from scoring.authentication import ApiKeyAuthentication, Caller, HasScope, KeyRateThrottle
 from scoring.labels import decode_labels, labels_record
@@ -99,8 +100,11 @@ class ScoreBatchView(JsonView):
 
     def post(self, request: Request) -> HttpResponse:
         """Answer a decision or a problem for each, in the order given."""
-        results = services.score_batch(self.body(request._request), timezone.now())
-        KeyRateThrottle().charge(request.user, len(results) - 1)
+        items = decode_score_requests(self.body(request._request))
+        throttle = KeyRateThrottle()
+        if not throttle.allow_batch(request, len(items)):
+            self.throttled(request, throttle.wait())
+        results = services.score_batch(items, timezone.now())
         return self.answer({"results": [self._result(result) for result in results]})
 
     def _result(self, result: services.Scored | SentinelleError) -> dict[str, Any]:

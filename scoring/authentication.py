@@ -154,10 +154,12 @@ class KeyRateThrottle(BaseThrottle):
         limit = settings.RATE_LIMIT.partition("/")[0]
         return not limit or self._counted(request.user, 1) <= int(limit)
 
-    def charge(self, caller: object, more: int) -> None:
-        """Count a request that was let through as so many more: it was worth several."""
-        if settings.RATE_LIMIT and more:
-            self._counted(caller, more)
+    def allow_batch(self, request: Request, size: int) -> bool:
+        """Count a request that was let through as `size` of them, and say whether those before it
+        were within the limit: so it is one batch that may go beyond it, not all that come at once.
+        """
+        limit = settings.RATE_LIMIT.partition("/")[0]
+        return not limit or self._counted(request.user, size - 1) - size < int(limit)
 
     def _counted(self, caller: object, more: int) -> int:
         """Count so many requests of a caller; returns how many there are in this window now."""

@@ -27,7 +27,6 @@ from engine.transaction import (
     Transaction,
     country_code,
     decode_score_request,
-    decode_score_requests,
     wallet_code,
 )
 from scoring import history, labels
@@ -79,17 +78,18 @@ def score(body: bytes, now: datetime) -> Scored:
     return Scored(answer, is_replay=False) if answer else _replay(request.transaction)
 
 
-def score_batch(body: bytes, now: datetime) -> list[Scored | SentinelleError]:
+def score_batch(
+    items: Sequence[ScoreRequest | InvalidRequest], now: datetime
+) -> list[Scored | SentinelleError]:
     """`score` of each transaction of a batch, in the order given: each sees those before it.
 
     An item that `score` would have refused is answered with its error and does not touch the
-    others. Raises InvalidRequest for a body that is no batch, and NoModel.
+    others. Raises NoModel.
 
     A few items share a turn, and so a flush of the disk. When the database fails in between, those
     of the turns before are kept, and asking again replays them.
     """
     live_model.serving()
-    items = decode_score_requests(body)
     turns = (items[at : at + _BATCH_TURN] for at in range(0, len(items), _BATCH_TURN))
     return [result for turn in turns for result in _score_together(turn, now)]
 

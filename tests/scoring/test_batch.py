@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 from django.core.cache import cache
+from django.db import OperationalError
 
 import deployments.services
 from scoring import history
+from scoring.api import ScoreBatchView
 from scoring.models import Attempt, ScoreRecord
 from tests.scoring.conftest import Api
 from tests.scoring.requests import request
@@ -189,3 +191,37 @@ def test_batch_counts_as_its_transactions_for_the_rate_limit(api: Api, settings:
     response = api.post("/score/batch", {"transactions": [request()]})
     assert response.status_code == 429
     assert Attempt.objects.count() == 35
+
+
+def test_batches_that_come_at_once_do_not_all_begin(
+    api: Api, settings: Any, monkeypatch: Any
+) -> None:
+    """Also when each was let through before any of them was counted whole."""
+    cache.clear()
+    settings.RATE_LIMIT = "20/d"
+    body = {"transactions": [request() for _ in range(25)]}
+    read = ScoreBatchView.body
+
+    def read_while_another_comes(view: Any, received: Any) -> bytes:
+        monkeypatch.setattr(ScoreBatchView, "body", read)
+        assert api.post("/score/batch", body).status_code == 200
+        return read(view, received)
+
+    monkeypatch.setattr(ScoreBatchView, "body", read_while_another_comes)
+    response = api.post("/score/batch", body)
+    assert (response.status_code, response.json()["code"]) == (429, "RATE_LIMITED")
+    assert int(response["Retry-After"]) > 0
+
+
+def test_batch_that_the_database_fails_counts_for_the_rate_limit(
+    api: Api, settings: Any, monkeypatch: Any
+) -> None:
+    def fail(subjects: Any) -> Any:
+        raise OperationalError("out of reach")
+
+    cache.clear()
+    settings.RATE_LIMIT = "20/d"
+    monkeypatch.setattr(history, "open_turn", fail)
+    body = {"transactions": [request() for _ in range(20)]}
+    statuses = [api.post("/score/batch", body).status_code for _ in range(2)]
+    assert statuses == [503, 429]

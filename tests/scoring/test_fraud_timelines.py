@@ -11,6 +11,7 @@ from django.db import connection
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from engine.transaction import decode_score_requests
 from scoring import services
 from scoring.labels import LabelReport, labels_record
 from scoring.live_model import live_model
@@ -42,7 +43,8 @@ def score(*transfers: dict[str, Any]) -> None:
     if len(transfers) == 1:
         services.score(json.dumps(transfers[0]).encode(), NOW)
         return
-    results = services.score_batch(json.dumps({"transactions": transfers}).encode(), NOW)
+    items = decode_score_requests(json.dumps({"transactions": transfers}).encode())
+    results = services.score_batch(items, NOW)
     assert all(isinstance(result, services.Scored) for result in results)
 
 
