@@ -7,7 +7,7 @@ replays data sets, the rest by one statement a table.
 # ruff: noqa: S608 (statements are put together from constants; values are always parameters)
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -69,9 +69,10 @@ def append(rows: PastTransactions, *, stated_by: str, now: datetime) -> None:
     _continue(incoming, "destination", rows.destination, rows, totals=2)
     ids = _insert_attempts(rows, outgoing, incoming)
     _insert_failures(rows, ids, now)
-    _insert_labels(rows, stated_by, now)
     labelled = _of_each(f"({statements.IS_LABELLED})", rows.transaction_id)
-    labels.attach([ids[at] for at, each in enumerate(rows.transaction_id) if each in labelled])
+    _insert_labels(rows, labelled, stated_by, now)
+    told = [at for at, each in enumerate(rows.transaction_id) if each in labelled]
+    labels.attach([ids[at] for at in {*told, *rows.known_at}])
 
 
 def _refuse_known(transaction_ids: Sequence[str]) -> None:
@@ -148,12 +149,17 @@ def _insert_failures(rows: PastTransactions, ids: Sequence[int], now: datetime) 
     _insert("scoring_outcome", columns, written)
 
 
-def _insert_labels(rows: PastTransactions, stated_by: str, now: datetime) -> None:
+def _insert_labels(
+    rows: PastTransactions, labelled: Container[str], stated_by: str, now: datetime
+) -> None:
+    """Write the labels of those that have none. The last one received counts, so a label from the
+    data set would take back what somebody who knew better stated before."""
     columns = ("transaction_id", "verdict", "known_at", "received_at", "source", "note",
                "stated_by")  # fmt: skip
     _insert("scoring_label", columns, [
         (rows.transaction_id[at], Verdict.FRAUD.value, known_at, now, "backfill", "", stated_by)
         for at, known_at in sorted(rows.known_at.items())
+        if rows.transaction_id[at] not in labelled
     ])  # fmt: skip
 
 
