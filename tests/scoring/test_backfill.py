@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from django.core.management import CommandError, call_command
 from django.core.management.color import no_style
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.db.models import F
 
 import scoring.backfill
@@ -288,6 +288,18 @@ def test_decision_made_while_a_chunk_is_written_waits_for_it(champion: Any) -> N
     assert ScoreRecord.objects.get().features["src_tx_count_out_5m"] == 5
 
 
+def test_load_that_the_database_keeps_waiting_says_how_it_goes_on(
+    data_dir: Path, transactional_db: None, monkeypatch: Any
+) -> None:
+    def wait_in_vain() -> None:
+        raise OperationalError("canceling statement due to lock timeout")
+
+    make(data_dir, "march", rows(20))
+    monkeypatch.setattr(history, "lock_all", wait_in_vain)
+    with pytest.raises(CommandError, match=r"lock timeout\).*stays: run the same command again"):
+        call_command("backfill_history", "march")
+
+
 class TestRefusals:
     """What would contradict history, which stays as it was."""
 
@@ -363,6 +375,23 @@ def test_what_was_loaded_can_fail_and_be_labelled_later(data_dir: Path, champion
     assert outcomes_record(json.dumps(ended).encode(), NOW).recorded == 1
     with pytest.raises(TransactionConflict, match="not decided here"):
         score_live(transaction_id="t5")
+
+
+def test_label_that_was_received_before_the_load_counts(
+    data_dir: Path, transactional_db: None
+) -> None:
+    make(data_dir, "march", [row | {"is_fraud": True, "label_known_at": ""} for row in rows(20)])
+    stated = LabelReport(transaction_id="t3", label="fraud", known_at=NOW - timedelta(days=1))
+    corrected = LabelReport(transaction_id="t3", label="legitimate", known_at=NOW)
+    for report in (stated, corrected):
+        labels_record([report], stated_by="analyst", now=NOW)
+    history_backfill(dataset="march", now=NOW)
+    labels_record([stated], stated_by="analyst", now=NOW)  # sent again
+    told = Label.objects.filter(transaction_id="t3").order_by("id")
+    assert list(told.values_list("verdict", flat=True)) == ["fraud", "legitimate"]
+    assert Label.objects.filter(source="backfill").count() == 19
+    frauds = ConfirmedFraud.objects.values_list("attempt__transaction_id", flat=True)
+    assert sorted(frauds) == sorted(2 * [f"t{at}" for at in range(20) if at != 3])
 
 
 def test_labels_that_are_not_known_yet_are_left_out(data_dir: Path, transactional_db: None) -> None:

@@ -3,6 +3,8 @@
 import argparse
 from typing import Any
 
+from django.core.management.base import CommandError
+from django.db import OperationalError
 from django.utils import timezone
 
 from deployments.management.base import SentinelleCommand, ShownProgress
@@ -39,6 +41,11 @@ more."""
                 until=options["until"],
                 progress=shown,
             )
+        except OperationalError as error:
+            raise CommandError(
+                f"The database did not answer in time ({str(error).strip()}). What was loaded "
+                "stays: run the same command again."
+            ) from error
         finally:
             shown.end()
         before = f" ({loaded.before:,} were loaded before)" if loaded.before else ""
