@@ -10,7 +10,6 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from itertools import count
-from typing import Final
 
 from django.db import DatabaseError, InterfaceError, connection
 from psycopg.errors import InvalidSqlStatementName
@@ -27,12 +26,9 @@ from engine.features.live import (
 from engine.transaction import Transaction
 from scoring import wire
 from scoring.history import statements
-from scoring.history.locks import EVERYTHING, LOCK_TIMEOUT, lock_keys
+from scoring.history.locks import END_WAIT, EVERYTHING, LIMIT_WAIT, LIMITS, lock_keys
 from scoring.history.statements import EVER, NewRecord
 from scoring.history.turn import Read, Turn
-
-IDLE_TIMEOUT: Final = "10s"
-"""How long a turn may be silent before PostgreSQL ends it."""
 
 
 def _numbered(statement: str) -> str:
@@ -107,15 +103,13 @@ class PostgreSQLTurn(Turn):
     )
     _READ = _read_statement()
     _BEGIN = (
-        "BEGIN ISOLATION LEVEL READ COMMITTED; "
-        f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; "
-        # A server that vanished in mid-turn does not keep its wallets until TCP gives it up.
-        f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_TIMEOUT}'; "
+        f"BEGIN ISOLATION LEVEL READ COMMITTED; {LIMITS}"
         # A plan is made once and kept, so it has to suit tables that were empty then and wallets
         # with any number of rows: walk along the indexes, in their order.
         "SET LOCAL plan_cache_mode = force_generic_plan; "
-        "SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; "
+        f"SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; {LIMIT_WAIT}"
     ).encode()
+    _END_WAIT = END_WAIT.encode()
     _SHARE = b"pg_advisory_xact_lock_shared(%d, %d)" % EVERYTHING
     # Planning these costs as much as running them, so a connection keeps them prepared. They are
     # named after their text, so that no release runs what another prepared on a pooled connection.
@@ -132,7 +126,7 @@ class PostgreSQLTurn(Turn):
 
     def __init__(self, subjects: Sequence[Transaction]) -> None:
         locks = (b"pg_advisory_xact_lock(%d)" % key for key in _keys(subjects))
-        self._pending = b"SELECT %b; " % b", ".join((self._SHARE, *locks))
+        self._pending = b"SELECT %b; %b" % (b", ".join((self._SHARE, *locks)), self._END_WAIT)
         self._is_begun = False
 
     def _read(self, subject: Transaction, label_delay: int) -> Read | None:

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import threading
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,21 +12,28 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from psycopg.pq import TransactionStatus
 
 from engine.features.catalogue import CATALOGUE
 from engine.features.replay import NEVER, replay
 from engine.scorer import Scorer
-from engine.transaction import amount_to_units, country_code, wallet_code
-from scoring import services, wire
+from engine.transaction import (
+    amount_to_units,
+    country_code,
+    decode_score_request,
+    wallet_code,
+)
+from scoring import history, services, wire
 from scoring.backfill import PastTransactions, append
+from scoring.history import locks
 from scoring.history.postgresql import PostgreSQLTurn
 from scoring.labels import LabelReport, labels_record
 from scoring.live_model import live_model
 from scoring.models import Outcome, ScoreRecord
 from tests.scoring.conftest import Api
 from tests.scoring.requests import request
+from tests.training.support import in_thread
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -233,6 +241,86 @@ def shop_with(payments: int) -> None:
     )
     with transaction.atomic():
         append(rows, stated_by="test", now=NOW)
+
+
+def other_session() -> psycopg.Connection[Any]:
+    name = connection.settings_dict["NAME"]
+    return psycopg.connect(os.environ["DATABASE_URL"], dbname=name, autocommit=True)
+
+
+@pytest.mark.skipif("sqlite" in os.environ["DATABASE_URL"], reason="SQLite has no such locks")
+class TestLocks:
+    def test_whoever_waits_for_all_wallets_lets_requests_pass(self, api: Api) -> None:
+        def load() -> None:
+            with transaction.atomic(durable=True):
+                history.lock_all()
+
+        loading = threading.Thread(target=in_thread, args=(load,))
+        with other_session() as session:
+            session.execute("SELECT pg_advisory_lock_shared(%s, %s)", locks.EVERYTHING)
+            loading.start()
+            began = time.monotonic()
+            while time.monotonic() < began + 1.5:
+                sent = time.monotonic()
+                assert api.score(request()).status_code == 200
+                assert time.monotonic() < sent + 3
+            assert loading.is_alive()
+        loading.join(10)
+        assert not loading.is_alive()
+
+    def test_whoever_waits_for_all_wallets_gives_up(
+        self, transactional_db: None, monkeypatch: Any
+    ) -> None:
+        monkeypatch.setattr(locks, "_PATIENCE", 0.1)
+        with other_session() as session:
+            session.execute("SELECT pg_advisory_lock_shared(%s, %s)", locks.EVERYTHING)
+            with pytest.raises(OperationalError, match="lock timeout"), transaction.atomic():
+                history.lock_all()
+
+    @pytest.mark.parametrize("path", ["/score", "/labels"])
+    def test_wallets_are_waited_for_together_not_each_so_long(
+        self, api: Api, monkeypatch: Any, path: str
+    ) -> None:
+        begin = PostgreSQLTurn._BEGIN.replace(b"'5s'", b"'1s'")
+        monkeypatch.setattr(PostgreSQLTurn, "_BEGIN", begin)
+        for name in ("LIMITS", "LIMIT_WAIT"):
+            monkeypatch.setattr(locks, name, getattr(locks, name).replace("'5s'", "'1s'"))
+        between = {"source_wallet_id": "alice", "destination_wallet_id": "bob"}
+        assert api.score(request(transaction_id="t0", **between)).status_code == 200
+        body = request(**between)
+        if path == "/labels":
+            made = body["transaction"]["created_at"]
+            body = {"transaction_id": "t0", "label": "fraud", "known_at": made}
+        keys = locks.lock_keys(["alice", "bob"], [])
+        with other_session() as session:
+            session.execute("SELECT pg_advisory_lock(%s), pg_advisory_lock(%s)", keys)
+            unlock = "SELECT pg_advisory_unlock(%s)"
+            timers = [
+                threading.Timer(after, session.execute, [unlock, [key]])
+                for after, key in zip((0.7, 1.4), keys, strict=True)
+            ]
+            for timer in timers:
+                timer.start()
+            assert api.post(path, body).status_code == 503
+            for timer in timers:
+                timer.join()
+        assert api.post(path, body).status_code == 200
+
+    def test_only_the_wait_is_bounded_and_silence_ends_what_is_held(self, scoring: None) -> None:
+        def limits() -> list[str]:
+            names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+            found = [wire.execute(f"SHOW {name}".encode()).get_value(0, 0) for name in names]
+            return [(value or b"").decode() for value in found]
+
+        expected = ["0", "5s", "10s"]
+        for hold in (history.lock_all, lambda: history.lock(["a"], ["t"])):
+            with transaction.atomic():
+                hold()
+                assert limits() == expected
+        subject = decode_score_request(json.dumps(request()).encode()).transaction
+        with history.open_turn([subject]) as turn:
+            assert turn.read(subject, 0) is not None
+            assert limits() == expected
 
 
 @pytest.mark.skipif("sqlite" in os.environ["DATABASE_URL"], reason="SQLite has no connections")
