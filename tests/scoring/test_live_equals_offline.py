@@ -5,12 +5,14 @@ LIVE_ROWS=10000 in the environment makes it more than the few hundred that the s
 
 import os
 from collections import Counter
+from datetime import datetime
 
 import pyarrow.parquet as pq
 import pytest
 from django.core.management import call_command
 
 from deployments import services
+from engine.features.catalogue import DAY
 from engine.policy import OUTCOMES
 from scoring.models import ScoreRecord
 from tests.scoring.conftest import Api
@@ -20,17 +22,22 @@ ROWS = int(os.environ.get("LIVE_ROWS", "400"))
 SCORES = ("risk_score", "rule_score", "supervised_score", "unsupervised_score")
 
 
-@pytest.fixture
-def caller(registry: None) -> Api:
+def caller(**changes) -> Api:
     """A caller of a server whose champion reads every part of a transaction."""
-    live_traffic.register_champion()
-    _, key = services.api_key_create(name="test", scopes=["score"], created_by="test")
+    live_traffic.register_champion(**changes)
+    scopes = ["score", "labels"]
+    _, key = services.api_key_create(name="test", scopes=scopes, created_by="test")
     return Api(key)
 
 
-def send(caller, sent):
-    """Each transaction, and then how it ended if it failed."""
+def send(caller, sent, *, labels):
+    """Each transaction, and then how it ended if it failed; before it, the labels that became known
+    since the one before."""
+    to_tell = sorted(sent, key=known_at) if labels else []
     for facts in sent:
+        created_at = datetime.fromisoformat(facts["created_at"])
+        while to_tell and known_at(to_tell[0]) < created_at:
+            tell(caller, to_tell.pop(0))
         answer = caller.score(live_traffic.body(facts))
         assert answer.status_code == 200, answer.content
         if facts["status"] in ("FAILED", "CANCELED"):
@@ -42,13 +49,43 @@ def send(caller, sent):
             assert caller.outcomes(outcome).status_code == 200
 
 
-def test_live_equals_offline(caller, tmp_path):
+def known_at(facts):
+    return datetime.fromisoformat(facts["label_known_at"])
+
+
+def tell(caller, facts):
+    label = {
+        "transaction_id": facts["transaction_id"],
+        "label": "fraud" if facts["is_fraud"] else "legitimate",
+        "known_at": facts["label_known_at"],
+    }
+    assert caller.labels(label).status_code == 200
+
+
+def test_live_equals_offline(registry, tmp_path):
     sent = live_traffic.traffic(ROWS, seed=9)
-    send(caller, sent)
-    path = live_traffic.write_csv(tmp_path / "sent.csv", sent, labels=False)
+    send(caller(), sent, labels=False)
+    records = assert_scored_the_same(tmp_path, sent)
+    assert_worth_comparing(records)
+
+
+def test_live_equals_offline_with_labels_and_another_label_delay(registry, tmp_path):
+    """Labels that become known before the delay has passed, and after."""
+    sent = live_traffic.traffic(ROWS, seed=9)
+    send(caller(label_delay=2 * DAY), sent, labels=True)
+    records = assert_scored_the_same(tmp_path, sent, "--labels")
+    for name in ("src_fraud_count_30d", "dst_fraud_count_7d", "dst_fraud_count_30d"):
+        assert sum(record.features[name] > 0 for record in records) > 10, name
+
+
+def assert_scored_the_same(tmp_path, sent, *options):
+    """What was sent, scored as a file, got the same; returns the records of what was sent."""
+    path = live_traffic.write_csv(tmp_path / "sent.csv", sent, labels=bool(options))
     mapping, out = tmp_path / "traffic.toml", tmp_path / "scores.parquet"
     mapping.write_text(live_traffic.MAPPING)
-    call_command("score", str(path), "--mapping", str(mapping), "--out", str(out), "--features")
+    call_command(
+        "score", str(path), "--mapping", str(mapping), "--out", str(out), "--features", *options
+    )
     offline = {row["transaction_id"]: row for row in pq.read_table(out).to_pylist()}
     records = list(ScoreRecord.objects.select_related("attempt"))
     assert len(records) == len(offline) == ROWS
@@ -62,7 +99,7 @@ def test_live_equals_offline(caller, tmp_path):
         for name, value in record.features.items():
             exact = isinstance(value, (str, list, type(None)))
             assert row[name] == (value if exact else pytest.approx(value, abs=1e-6)), name
-    assert_worth_comparing(records)
+    return records
 
 
 def assert_worth_comparing(records):
