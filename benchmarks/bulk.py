@@ -61,7 +61,9 @@ def make_bundle(folder: Path, data: Transactions) -> Bundle:
     """A version fitted on the first rows."""
     train = slice(0, min(FITTED_ROWS, len(data) // 2))
     schema = choose_schema(data, train, ())
-    matrix = Features(data, schema, LABEL_DELAY).matrix(np.arange(train.stop))
+    matrix = Features(data, schema, LABEL_DELAY, labels_after=LABEL_DELAY).matrix(
+        np.arange(train.stop)
+    )
     boosting = HistGradientBoostingClassifier(
         max_iter=300, max_leaf_nodes=15, early_stopping=False, random_state=0
     ).fit(matrix, data.is_fraud[train])
@@ -81,7 +83,9 @@ def make_bundle(folder: Path, data: Transactions) -> Bundle:
 def time_rules(clock: Clock, rules: RuleSet, bundle: Bundle, data: Transactions) -> None:
     """The rules over rows, and the same rules asked row by row."""
     rows = slice(0, min(RULE_ROWS, len(data)))
-    history = Features(data, bundle.schema, LABEL_DELAY).history(np.arange(rows.stop))
+    history = Features(data, bundle.schema, LABEL_DELAY, labels_after=None).history(
+        np.arange(rows.stop)
+    )
     with clock.measure("rules over a data set", rows.stop):
         RuleReplay(rules, data, history, rows)
     some = slice(0, min(ONE_BY_ONE_ROWS, rows.stop))
@@ -151,7 +155,7 @@ def main() -> None:
                     bundle,
                     rules,
                     data,
-                    labels=False,
+                    labels_after=None,
                     features=features,
                     progress=lambda _: None,
                 )

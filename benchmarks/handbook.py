@@ -27,9 +27,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from training.pipeline.features import Features
 from training.pipeline.fit import FitPart, fit_supervised, supervised_score
-from training.pipeline.prepare import Features, Parts, choose_schema
-from training.pipeline.split import Split
+from training.pipeline.prepare import choose_schema
 from training.pipeline.table import OPTIONAL_NUMBERS, OPTIONAL_TEXT, Text, Transactions
 
 CARDS = 5_000
@@ -183,12 +183,9 @@ def judge(payments: Payments, data: Transactions, week: int, training_days: int)
     """Average precision, ROC-AUC and card precision@100 of one week."""
     rows = rows_of(payments, week, training_days)
     train = slice(int(rows.train[0]), int(rows.train[-1]) + 1)
-    validation = slice(train.stop, int(rows.validation[-1]) + 1)
-    split = Split(train, validation, slice(int(rows.test[0]), len(data)), cut_off=0)
     delay = DELAY_DAYS * DAY_SECONDS * 1_000_000
-    features = Features(
-        Parts(data, split, data.is_fraud, delay), choose_schema(data, train, without=())
-    )
+    schema = choose_schema(data, train, without=())
+    features = Features(data, schema, delay, labels_after=delay)
 
     def part(chosen: NDArray[np.int64]) -> FitPart:
         return FitPart(features.matrix(chosen), data.is_fraud[chosen], np.ones(len(chosen)))

@@ -76,7 +76,8 @@ def speeds(rows: int, seed: int, folder: Path) -> tuple[dict[str, float], Path]:
 def detection(path: Path) -> dict[str, float]:
     parts = split_data(read_transactions(str(path)), Options(), LABEL_DELAY)
     data, split = parts.data, parts.split
-    features = Features(parts.data, choose_schema(data, split.train, ()), parts.label_delay)
+    schema, delay = choose_schema(data, split.train, ()), parts.label_delay
+    features = Features(data, schema, delay, labels_after=delay)
 
     def fit_part(part: slice) -> FitPart:
         rows = np.arange(part.start, part.stop)

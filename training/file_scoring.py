@@ -17,11 +17,12 @@ from deployments.selectors import (
     rule_set_by_name,
     version_by_semver,
 )
-from engine.bundle import load_bundle
+from engine.bundle import Bundle, load_bundle
 from engine.errors import InvalidDataset, NoModel
 from engine.rules import RuleSet
 from engine.store import open_store
 from training.models import Dataset
+from training.pipeline.durations import parse_duration
 
 if TYPE_CHECKING:
     from training.pipeline.score_file import Summary
@@ -42,6 +43,22 @@ class Subject:
     start: datetime | None = None
     on_bad_rows: str = "stop"
     dataset: str | None = None
+
+
+class _Rows(NamedTuple):
+    """A subject as a data set."""
+
+    location: str
+    label_delay: str | None
+    """How long its labels take to arrive, `7d`, where that is stated."""
+    rejected: int
+    """Rows that were left out of it."""
+
+    def labels_after(self, bundle: Bundle) -> int:
+        """Microseconds until a label arrives: as is stated, else as the version was trained."""
+        if self.label_delay is None:
+            return bundle.label_delay
+        return parse_duration(self.label_delay)
 
 
 class FileScored(NamedTuple):
@@ -75,7 +92,8 @@ def file_score(
     Args:
         version: a registered version; without one, the champion.
         rules: the name of a rule set; without one, the rules that serve.
-        labels: let history know the data's labels, each from when it was known.
+        labels: let history know the data's labels, each from when it was known: where no row says
+            so, after the label delay of the data, and where that is not stated, of the version.
         features: write every feature too.
         force: write over what `out` is.
 
@@ -99,24 +117,24 @@ def file_score(
     )
     failure = f"Writing {out} failed, and nothing was written"
     with failures_refused(failure), work_folder(out.absolute().parent) as work:
-        location, rejected = _location(subject, work, labels=labels, progress=progress)
+        found = _found(subject, work, labels=labels, progress=progress)
         progress("loading", 0.0, "")
-        data = read_transactions(location)
+        data = read_transactions(found.location)
         summary = write_scores(
             work / "scores.parquet",
             bundle,
             RuleSet.from_toml(rule_set.source),
             data,
-            labels=labels,
+            labels_after=found.labels_after(bundle) if labels else None,
             features=features,
             progress=_Rate(len(data), progress),
         )
         _check_target(subject, out, rejects, force=force)
-        if rejected:
+        if found.rejected:
             (work / IMPORTED / "rejects.csv").replace(rejects)
         (work / "scores.parquet").replace(out)
     unknown = [each.name for each in bundle.schema.attributes if each.name not in data.attributes]
-    return FileScored(chosen, rule_set, summary, tuple(unknown), rejected, rejects)
+    return FileScored(chosen, rule_set, summary, tuple(unknown), found.rejected, rejects)
 
 
 def _check_target(subject: Subject, out: Path, rejects: Path, *, force: bool) -> None:
@@ -144,8 +162,8 @@ def _rule_set(model: str, name: str | None) -> RuleSetRow:
     return live_pointer(model).rule_set if name is None else rule_set_by_name(name)
 
 
-def _location(subject: Subject, work: Path, *, labels: bool, progress: Progress) -> tuple[str, int]:
-    """Where the transactions are as a data set, and how many rows were left out of it."""
+def _found(subject: Subject, work: Path, *, labels: bool, progress: Progress) -> _Rows:
+    """The transactions as a data set, which is made in `work` if they are files."""
     from training.pipeline.datasets import import_files
     from training.pipeline.mapping import read_mapping
     from training.pipeline.presets import load_preset
@@ -154,7 +172,8 @@ def _location(subject: Subject, work: Path, *, labels: bool, progress: Progress)
         dataset = Dataset.objects.filter(name=subject.dataset).first()
         if dataset is None:
             raise InvalidDataset(f"There is no data set “{subject.dataset}”.")
-        return f"{settings.DATA_DIR}/{dataset.location}/data.parquet", 0
+        location = f"{settings.DATA_DIR}/{dataset.location}/data.parquet"
+        return _Rows(location, dataset.summary.get("label_delay"), 0)
     mapping = load_preset(subject.preset)
     if subject.mapping is not None:
         mapping = read_mapping(subject.mapping)
@@ -166,7 +185,7 @@ def _location(subject: Subject, work: Path, *, labels: bool, progress: Progress)
         lambda step, fraction: progress(step, fraction, ""),
         start=subject.start,
     )
-    return str(work / IMPORTED / "data.parquet"), summary.rejected
+    return _Rows(str(work / IMPORTED / "data.parquet"), summary.label_delay, summary.rejected)
 
 
 class _Rate:

@@ -21,10 +21,15 @@ from tests.training import live_traffic
 from training.pipeline import bulk
 from training.pipeline.bulk import score_in_order, score_transactions
 from training.pipeline.datasets import import_files
+from training.pipeline.judge import _score_champion
 from training.pipeline.mapping import parse_mapping
+from training.pipeline.prepare import Parts
+from training.pipeline.spec import Champion
+from training.pipeline.split import Split
 from training.pipeline.table import Transactions, read_transactions
 
 ROWS = 1_500
+CHAMPION = {"data": {"parts": {"train": {"last_at": "2025-01-10T00:00:00Z"}}}}
 RULES = RuleSet.default()
 
 
@@ -82,8 +87,9 @@ def test_a_data_set_is_scored_as_live(sent, data, bundle, labels, monkeypatch):
     monkeypatch.setattr(bulk, "CHUNK", 400)
     monkeypatch.setattr(bulk, "BLOCK", 130)
     decisions = served(sent, bundle, labels=labels)
+    after = bundle.label_delay if labels else None
     row = 0
-    for part in score_in_order(bundle, RULES, data, slice(0, ROWS), labels=labels):
+    for part in score_in_order(bundle, RULES, data, slice(0, ROWS), labels_after=after):
         for at in range(part.rows.stop - part.rows.start):
             assert_same(decisions[row], part, at, bundle)
             row += 1
@@ -127,8 +133,10 @@ def assert_value(expected, value, name):
 def test_the_scores_of_rows_know_what_came_before(data, bundle):
     """Training's question: the test part alone, with the labels as they became known."""
     told = []
-    whole = score_transactions(bundle, RULES, data, slice(0, ROWS))
-    scores = score_transactions(bundle, RULES, data, slice(900, ROWS), told.append)
+    whole = score_transactions(bundle, RULES, data, slice(0, ROWS), labels_after=DAY)
+    scores = score_transactions(
+        bundle, RULES, data, slice(900, ROWS), told.append, labels_after=DAY
+    )
     np.testing.assert_array_equal(scores.supervised, whole.supervised[900:])
     np.testing.assert_array_equal(scores.unsupervised, whole.unsupervised[900:])
     assert told[-1] == 600
@@ -141,14 +149,50 @@ def test_the_scores_of_rows_know_what_came_before(data, bundle):
     np.testing.assert_array_equal(scores.risk[unaffected], whole.risk[900:][unaffected])
 
 
+def test_a_label_arrives_as_the_data_says_whatever_delay_the_version_was_trained_with(data, bundle):
+    def inputs(labels_after: int, known_at: np.ndarray | None) -> np.ndarray:
+        known = replace(data, label_known_at=known_at)
+        parts = score_in_order(bundle, RULES, known, slice(0, ROWS), labels_after=labels_after)
+        return np.concatenate([part.inputs for part in parts])
+
+    assert bundle.label_delay == 3 * DAY
+    late = inputs(6 * DAY, None)
+    np.testing.assert_array_equal(late, inputs(0, data.created_at + 6 * DAY))
+    frauds = bundle.schema.positions["dst_fraud_count_30d"]
+    assert 100 < late[:, frauds].sum() < inputs(3 * DAY, None)[:, frauds].sum()
+
+
+def test_the_champion_is_judged_with_labels_that_arrive_as_in_the_run(data, tmp_path):
+    """It was trained with labels that are there at once; where it is judged, they take 7 days."""
+    store = LocalStore(tmp_path)
+    digest = live_traffic.write_bundle(store, label_delay=0, training=CHAMPION)
+    data = replace(data, label_known_at=None)
+    test = slice(900, ROWS)
+    split = Split(slice(0, 700), slice(700, 800), test, cut_off=int(data.created_at[900]))
+    champion = Champion(
+        version="1.0.0", location=f"{tmp_path}/fraud/v1.0.0", manifest_sha256=digest
+    )
+    rival = _score_champion(
+        champion, RULES, Parts(data, split, data.is_fraud, 7 * DAY), lambda *_: None
+    )
+
+    def risk(labels_after: int) -> np.ndarray:
+        bundle = load_bundle(store, "fraud/v1.0.0", digest)
+        return score_transactions(bundle, RULES, data, test, labels_after=labels_after).risk
+
+    np.testing.assert_array_equal(rival.risk, risk(7 * DAY))
+    assert (rival.risk != risk(0)).any()
+
+
 def test_an_attribute_of_another_kind_is_refused_and_a_missing_one_is_unknown(data, bundle):
     columns = dict(data.attributes)
     columns["is_vpn"] = columns["is_vpn"]._replace(kind="number")
+    other = replace(data, attributes=columns)
     with pytest.raises(InvalidDataset, match=r"is_vpn is a number in the data set; .* a boolean"):
-        score_transactions(bundle, RULES, replace(data, attributes=columns), slice(0, ROWS))
+        score_transactions(bundle, RULES, other, slice(0, ROWS), labels_after=DAY)
     del columns["is_vpn"]
     lacking = replace(data, attributes=columns)
-    part = next(score_in_order(bundle, RULES, lacking, slice(0, 10), labels=False))
+    part = next(score_in_order(bundle, RULES, lacking, slice(0, 10), labels_after=None))
     assert np.isnan(part.inputs[:, bundle.schema.positions["attribute_is_vpn"]]).all()
 
 
@@ -162,5 +206,5 @@ def test_a_failure_in_a_thread_ends_the_scoring(data, bundle, monkeypatch):
 
     monkeypatch.setattr(type(bundle.supervised), "predict", fail)
     with pytest.raises(MemoryError):
-        score_transactions(bundle, RULES, data, slice(0, ROWS))
+        score_transactions(bundle, RULES, data, slice(0, ROWS), labels_after=DAY)
     assert len(calls) < 10

@@ -128,6 +128,27 @@ def test_labels_count_only_when_asked(sent, mapping, out, tmp_path):
         score(bare, "--mapping", mapping, "--out", out, "--labels", "--force")
 
 
+def test_labels_take_as_long_as_the_mapping_says(sent, out, tmp_path):
+    def counted(*arguments: Any) -> int:
+        score(*arguments, "--out", out, "--features", "--labels", "--force")
+        return sum(pq.read_table(out)["dst_fraud_count_30d"].to_pylist())
+
+    path = live_traffic.write_csv(tmp_path / "in.csv", sent)
+    silent = live_traffic.MAPPING.replace('label_known_at = { column = "label_known_at" }\n', "")
+    found = []
+    for number, text in enumerate(
+        (silent, f'label_delay = "0d"\n{silent}', f'label_delay = "20d"\n{silent}')
+    ):
+        mapping = tmp_path / f"{number}.toml"
+        mapping.write_text(f'ignored = ["label_known_at"]\n{text}')
+        found.append(counted(path, "--mapping", mapping))
+        call_command("import_dataset", f"set-{number}", str(path), "--mapping", str(mapping))
+        assert counted("--dataset", f"set-{number}") == found[-1]
+    as_trained, at_once, late = found
+    # The version's windows end 7 days before the row: what is known earlier changes nothing.
+    assert at_once == as_trained > late > 0
+
+
 def test_a_data_set_is_scored_by_its_name(sent, mapping, out, tmp_path):
     path = live_traffic.write_csv(tmp_path / "in.csv", sent)
     call_command("import_dataset", "past", str(path), "--mapping", str(mapping))

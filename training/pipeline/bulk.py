@@ -58,6 +58,8 @@ def score_transactions(
     data: Transactions,
     rows: slice,
     progress: Callable[[int], None] = lambda _: None,
+    *,
+    labels_after: int,
 ) -> Scores:
     """What the live path would have said of `rows`, had it received the data set's labels as they
     became known: see `score_in_order`.
@@ -65,14 +67,14 @@ def score_transactions(
     `progress` is called with the number of rows done.
     """
     parts = []
-    for scored in score_in_order(bundle, rules, data, rows, labels=True):
+    for scored in score_in_order(bundle, rules, data, rows, labels_after=labels_after):
         parts.append(scored.scores)
         progress(scored.rows.stop - rows.start)
     return Scores(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def score_in_order(
-    bundle: Bundle, rules: RuleSet, data: Transactions, rows: slice, *, labels: bool
+    bundle: Bundle, rules: RuleSet, data: Transactions, rows: slice, *, labels_after: int | None
 ) -> Iterator[ScoredRows]:
     """Score `rows` in order, some at a time.
 
@@ -82,13 +84,15 @@ def score_in_order(
 
     Args:
         rows: with a start and a stop, not empty.
-        labels: whether history knows the data set's labels, each from when it was known.
+        labels_after: microseconds after a transaction at which history knows its label, where the
+            data does not say when. It belongs to the data: the version's own label delay only says
+            where its windows end. None: history knows no label.
 
     Raises:
         InvalidDataset: an attribute is of another kind than the version was trained with.
     """
     _check_attributes(data, bundle.schema)
-    features = Features(data, bundle.schema, bundle.label_delay, labels=labels)
+    features = Features(data, bundle.schema, bundle.label_delay, labels_after=labels_after)
     countries = countries_before(data, rows)
     blocks: PastBlocks = {}
     for chunk in _computed_ahead(_Models(bundle, features), rows):

@@ -22,16 +22,23 @@ class Features:
 
     Args:
         data: history begins with its first row; failures are known at once.
-        label_delay: microseconds.
-        labels: whether history knows the labels, each from when it was known.
+        label_delay: microseconds; where the windows of confirmed frauds end. A model's own.
+        labels_after: microseconds after a transaction at which its label is known, where the data
+            does not say when. None: history knows no label.
     """
 
     def __init__(
-        self, data: Transactions, schema: FeatureSchema, label_delay: int, *, labels: bool = True
+        self,
+        data: Transactions,
+        schema: FeatureSchema,
+        label_delay: int,
+        *,
+        labels_after: int | None,
     ) -> None:
         self.schema = schema
         self._data = data
         self._country = data.country_codes
+        visible = None if labels_after is None else fraud_visible_from(data, labels_after)
         self._past = Past(
             data.created_at,
             data.amount,
@@ -39,7 +46,7 @@ class Features:
             data.destination,
             self._country,
             failed_visible_from=visible_at_once(data.failed),
-            fraud_visible_from=fraud_visible_from(data, label_delay) if labels else None,
+            fraud_visible_from=visible,
             label_delay=label_delay,
         )
 

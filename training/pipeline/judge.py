@@ -89,6 +89,7 @@ def _score_champion(
         parts.data,
         rows,
         lambda done: progress(0.5 * done / count, f"the champion on {done:,} rows"),
+        labels_after=parts.label_delay,
     )
     return _Rival(ChampionFacts.of(champion.version, bundle.manifest.training), scores.risk)
 

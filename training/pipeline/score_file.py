@@ -43,7 +43,7 @@ def write_scores(
     rules: RuleSet,
     data: Transactions,
     *,
-    labels: bool,
+    labels_after: int | None,
     features: bool,
     progress: Callable[[int], None],
 ) -> Summary:
@@ -53,14 +53,15 @@ def write_scores(
     of `/score`. The file's metadata names the version and the rules.
 
     Args:
-        labels: whether history knows the data set's labels, each from when it was known.
+        labels_after: as for `score_in_order`.
         features: also write every feature, as `/score` records them.
         progress: called with the number of rows done.
     """
     started = time.monotonic()
     counted = _Counted()
     with _Writer(path, bundle, rules) as writer:
-        for part in score_in_order(bundle, rules, data, slice(0, len(data)), labels=labels):
+        rows = slice(0, len(data))
+        for part in score_in_order(bundle, rules, data, rows, labels_after=labels_after):
             columns = {**_identity(data, part), **_answers(bundle, part, counted)}
             if features:
                 columns |= _features(bundle, data, part)

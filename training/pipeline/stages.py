@@ -142,7 +142,8 @@ def _features(parts: Parts, spec: RunSpec, progress: Progress) -> Fitting:
         limit_mb=options.memory_limit_mb,
     )
     train = draw(parts.split.train, labels, legitimate, rng)
-    features = Features(parts.data, schema, parts.label_delay)
+    delay = parts.label_delay
+    features = Features(parts.data, schema, delay, labels_after=delay)
     count = len(train.rows) + len(stop.rows)
 
     def matrix(sample: Sample, before: int) -> FitPart:
