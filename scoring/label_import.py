@@ -1,7 +1,7 @@
 """Importing files of labels, in chunks."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
@@ -9,11 +9,14 @@ from pathlib import Path
 
 from engine.errors import FieldError, InvalidLabels, InvalidRequest
 from scoring.label_files import COLUMNS, LabelFile, LabelRow
-from scoring.labels import labels_record, time_faults
+from scoring.labels import LabelReport, Receipt, labels_record, time_faults
 from scoring.reports import MAX_REPORTS
 
 SHOWN = 10
-"""How many bad rows are named one by one."""
+"""How many bad rows and unknown transactions are named one by one."""
+
+_FAULTS = 1_000
+_OTHER_FAULTS = "something else"
 
 Clock = Callable[[], datetime]
 Progress = Callable[[str, float], None]
@@ -21,15 +24,56 @@ Progress = Callable[[str, float], None]
 
 
 @dataclass
+class BadRows:
+    """How many rows were bad, the first of them, and how many had which fault. It stays small,
+    however many they are: a file may be all bad, with a time in each fault."""
+
+    count: int = 0
+    first: list[LabelRow] = field(default_factory=list)
+    faults: Counter[str] = field(default_factory=Counter)
+
+    def add(self, rows: Iterable[LabelRow]) -> None:
+        """Count those of the rows that are bad."""
+        for row in rows:
+            if not row.fault:
+                continue
+            self.count += 1
+            if len(self.first) < SHOWN:
+                self.first.append(row)
+            is_counted = row.fault in self.faults or len(self.faults) < _FAULTS
+            self.faults[row.fault if is_counted else _OTHER_FAULTS] += 1
+
+    def __str__(self) -> str:
+        """The first bad rows, a line for each; when there are more, also the commonest faults."""
+        lines = [f"  {row.file}, line {row.line}: {row.fault}" for row in self.first]
+        if self.count > SHOWN:
+            lines.append(f"  … and {self.count - SHOWN:,} more. All of them by fault:")
+            counts = self.faults.most_common(SHOWN)
+            lines += [f"  {count:>9,}  {fault}" for fault, count in counts]
+        return "\n".join(lines)
+
+
+@dataclass
 class Imported:
-    """What came of files: how many labels were new, how many had been received before, the ids of
-    transactions that were never scored here, rows and columns that were left out."""
+    """What came of files: how many labels were new, how many had been received before, how many
+    are of transactions that were never seen here, rows and columns that were left out."""
 
     recorded: int = 0
     repeated: int = 0
-    unknown: dict[str, None] = field(default_factory=dict)
-    bad_rows: list[LabelRow] = field(default_factory=list)
+    unknown: int = 0
+    first_unknown: dict[str, None] = field(default_factory=dict)
+    """The first of these transactions, one more than are shown if there are more."""
+    bad_rows: BadRows = field(default_factory=BadRows)
     ignored_columns: list[str] = field(default_factory=list)
+
+    def add(self, reports: Sequence[LabelReport], receipt: Receipt) -> None:
+        """Count what came of some labels."""
+        self.recorded += receipt.recorded
+        self.repeated += receipt.repeated
+        unknown = set(receipt.unknown)
+        self.unknown += sum(report.transaction_id in unknown for report in reports)
+        first = dict.fromkeys([*self.first_unknown, *receipt.unknown])
+        self.first_unknown = dict.fromkeys(islice(first, SHOWN + 1))
 
 
 def labels_import(
@@ -63,7 +107,7 @@ def labels_import(
     if strict:
         _refuse_columns(result)
         for rows in _chunks(files, "checking", (0.0, 0.2), progress):
-            result.bad_rows += _bad(_with_times_checked(rows, clock()))
+            result.bad_rows.add(_with_times_checked(rows, clock()))
         _refuse_rows(result)
     for rows in _chunks(files, "recording", (0.2 if strict else 0.0, 1.0), progress):
         _record(rows, result, strict, stated_by, clock)
@@ -79,27 +123,15 @@ def _record(
         rows = _with_times_checked(rows, clock())
         reports = [row.report for row in rows if row.report is not None]
         if strict and len(reports) < len(rows):
-            result.bad_rows = _bad(rows)
+            result.bad_rows.add(rows)
             _refuse_rows(result)
         try:
             receipt = labels_record(reports, stated_by=stated_by, now=clock())
         except InvalidRequest:
             continue
         break
-    result.bad_rows += _bad(rows)
-    result.recorded += receipt.recorded
-    result.repeated += receipt.repeated
-    result.unknown |= dict.fromkeys(receipt.unknown)
-
-
-def listed(bad_rows: Sequence[LabelRow]) -> str:
-    """The first bad rows, a line for each; when there are more, also how many have which fault."""
-    lines = [f"  {row.file}, line {row.line}: {row.fault}" for row in bad_rows[:SHOWN]]
-    if len(bad_rows) > SHOWN:
-        lines.append(f"  … and {len(bad_rows) - SHOWN:,} more. All of them by fault:")
-        counts = Counter(row.fault for row in bad_rows).most_common(SHOWN)
-        lines += [f"  {count:>9,}  {fault}" for fault, count in counts]
-    return "\n".join(lines)
+    result.bad_rows.add(rows)
+    result.add(reports, receipt)
 
 
 def _chunks(
@@ -118,10 +150,6 @@ def _chunks(
             part = (before + file.position()) / total
             progress(f"{step} {file.name}", begin + (end - begin) * part)
         before += file.size
-
-
-def _bad(rows: Sequence[LabelRow]) -> list[LabelRow]:
-    return [row for row in rows if row.fault]
 
 
 def _with_times_checked(rows: list[LabelRow], now: datetime) -> list[LabelRow]:
@@ -143,11 +171,11 @@ def _refuse_columns(result: Imported) -> None:
 
 def _refuse_rows(result: Imported) -> None:
     bad = result.bad_rows
-    if not bad:
+    if not bad.count:
         return
-    rows = "1 bad row" if len(bad) == 1 else f"{len(bad):,} bad rows"
+    rows = "1 bad row" if bad.count == 1 else f"{bad.count:,} bad rows"
     done = f"only {result.recorded:,} labels were" if result.recorded else "nothing was"
     raise InvalidLabels(
-        f"{rows}, so {done} imported.\n{listed(bad)}\nTo import the others: --on-bad-rows skip",
-        [FieldError(f"{row.file}:{row.line}", row.fault) for row in bad[:SHOWN]],
+        f"{rows}, so {done} imported.\n{bad}\nTo import the others: --on-bad-rows skip",
+        [FieldError(f"{row.file}:{row.line}", row.fault) for row in bad.first],
     )

@@ -13,6 +13,7 @@ from django.db import OperationalError
 from pyarrow import parquet
 
 from scoring import label_import
+from scoring.label_files import LabelRow
 from scoring.models import ConfirmedFraud, Label
 from tests.scoring.conftest import Api
 from tests.scoring.requests import request
@@ -192,6 +193,28 @@ def test_many_bad_rows_are_counted(tmp_path: Path) -> None:
     assert "20  known_at: is required" in message
 
 
+def test_what_is_kept_of_bad_rows_and_unknown_transactions_stays_small(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(label_import, "_FAULTS", 5)
+    bad = (f"t1,fraud,{'9' * at}," for at in range(1, 1_001))
+    faulty = [LabelRow("x.csv", at, None, fault) for at, fault in enumerate(bad)]
+    rows = [f"x{at % 1_300},fraud,2026-02-01,,{at}" for at in range(2_500)]
+    result = label_import.labels_import(
+        [csv_file(tmp_path, *rows, *["x1,maybe,2026-02-01,,"] * 1_200)],
+        stated_by="test",
+        clock=lambda: datetime(2026, 6, 1, tzinfo=UTC),
+        progress=lambda *_: None,
+        on_bad_rows="skip",
+    )
+    assert result.unknown == 2_500
+    assert list(result.first_unknown) == [f"x{at}" for at in range(11)]
+    assert (result.bad_rows.count, len(result.bad_rows.first)) == (1_200, 10)
+    result.bad_rows.add(faulty)
+    assert (result.bad_rows.count, len(result.bad_rows.faults)) == (2_200, 6)
+    assert "996  something else" in str(result.bad_rows)
+
+
 def test_unknown_columns_stop_it_or_are_left_out(tmp_path: Path) -> None:
     path = csv_file(tmp_path, "t1,fraud,2026-02-01,,,5", header=f"{HEADER},amount")
     assert "Unknown columns: amount." in refused(path)
@@ -205,7 +228,7 @@ def test_known_and_unknown_transactions(api: Api, tmp_path: Path) -> None:
     rows = [f"x{at},fraud,2026-02-01,," for at in range(12)]
     output = import_labels(csv_file(tmp_path, "t1,fraud,2026-02-01,,", *rows))
     assert "13 labels recorded." in output
-    assert "12 transactions never scored here" in output
+    assert "12 labels of transactions never seen here" in output
     assert "x0, x1, " in output
     assert "x10" not in output
     assert ConfirmedFraud.objects.filter(attempt__transaction_id="t1").count() == 2

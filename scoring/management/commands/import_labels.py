@@ -8,7 +8,7 @@ from django.db import OperationalError
 from django.utils import timezone
 
 from deployments.management.base import SentinelleCommand, ShownProgress, system_user
-from scoring.label_import import SHOWN, Imported, labels_import, listed
+from scoring.label_import import SHOWN, Imported, labels_import
 
 
 class Command(SentinelleCommand):
@@ -69,18 +69,18 @@ file has grown, import the same file again."""
             self.style.SUCCESS(f"{_counted(result.recorded, 'label')} recorded{again}.")
         )
         if result.unknown:
-            some = ", ".join(list(result.unknown)[:SHOWN])
-            more = ", …" if len(result.unknown) > SHOWN else ""
+            some = ", ".join(list(result.first_unknown)[:SHOWN])
+            more = ", …" if len(result.first_unknown) > SHOWN else ""
             self.stdout.write(
-                f"{_counted(len(result.unknown), 'transaction')} never scored here, whose labels "
-                f"are kept in case they come: {some}{more}"
+                f"{_counted(result.unknown, 'label')} of transactions never seen here, kept in "
+                f"case they come: {some}{more}"
             )
         if result.ignored_columns:
             self.stdout.write(f"Columns left out: {', '.join(result.ignored_columns)}.")
-        if result.bad_rows:
-            left_out = _counted(len(result.bad_rows), "row")
+        if result.bad_rows.count:
+            left_out = _counted(result.bad_rows.count, "row")
             self.stdout.write(self.style.WARNING(f"{left_out} left out:"))
-            self.stdout.write(listed(result.bad_rows))
+            self.stdout.write(str(result.bad_rows))
 
 
 def _counted(number: int, noun: str) -> str:
