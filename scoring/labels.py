@@ -56,7 +56,7 @@ def _lower(text: str) -> str:
 
 class Receipt(NamedTuple):
     """What came of labels: how many were new, how many had been received before, and the ids of
-    the transactions that were never scored here, in the order of the request."""
+    the transactions that were never seen here, in the order of the request."""
 
     recorded: int
     repeated: int

@@ -311,13 +311,13 @@ def _attempts_of(sent: OutcomeReport | Sequence[OutcomeReport]) -> dict[str, Att
     attempts = {each.transaction_id: each for each in found.filter(transaction_id__in=ids)}
     faults = [
         FieldError(
-            outcome_field(sent, at, "transaction_id"), f"“{report.transaction_id}” was not scored"
+            outcome_field(sent, at, "transaction_id"), f"“{report.transaction_id}” was never seen"
         )
         for at, report in enumerate(reports)
         if report.transaction_id not in attempts
     ]
     if faults:
-        raise UnknownTransaction("These transactions were never scored here.", faults)
+        raise UnknownTransaction("These transactions were never seen here.", faults)
     return attempts
 
 

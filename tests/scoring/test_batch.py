@@ -150,6 +150,7 @@ def test_only_what_may_be_decided_waits_for_wallets(api: Api, monkeypatch: Any) 
 
 @pytest.mark.parametrize("body", [
     {}, {"transactions": []}, {"transactions": {}}, {"transactions": [1] * 1001}, [], b"{",
+    b'{"transactions": [{}, ' + b"[" * 100_000 + b"]" * 100_000 + b"]}",
 ])  # fmt: skip
 def test_body_that_is_no_batch_is_refused(api: Api, body: Any) -> None:
     response = api.post("/score/batch", body)
