@@ -337,12 +337,15 @@ class TestConnections:
         traffic.send("w", START)
         assert ScoreRecord.objects.count() == 2
 
-    def test_plans_walk_along_the_indexes_of_a_table_that_was_never_analysed(
+    def test_plans_that_were_made_for_empty_tables_walk_along_the_indexes_of_full_ones(
         self, scoring: None
     ) -> None:
-        """A plan that sorts a wallet's history reads all of it."""
+        """A plan that sorts a wallet's history, or looks through the table, reads all of it."""
+        traffic = Traffic(seed=7)
+        traffic.send("w", NOW)
+        wire.execute(b"ANALYZE")
+        traffic.send("w", NOW)
         shop_with(20_000)
-        Traffic(seed=7).send("w", NOW)
         wire.execute(PostgreSQLTurn._BEGIN)
         for execute, arguments in (
             (PostgreSQLTurn._EXECUTE_READ, b"'t', 'a', 'shop', 0, 0)"),
