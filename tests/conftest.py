@@ -1,6 +1,22 @@
 """Fixtures that every test may use."""
 
+import os
+
 import pytest
+
+DATABASE_FIXTURES = {"db", "transactional_db", "django_db_serialized_rollback", "live_server"}
+
+
+def pytest_collection_modifyitems(config, items):
+    """On PostgreSQL only what needs a database is run: all the rest ran on SQLite already."""
+    if os.environ.get("TEST_DATABASE") != "postgresql":
+        return
+    needed, others = [], []
+    for item in items:
+        uses = item.get_closest_marker("django_db") or DATABASE_FIXTURES & set(item.fixturenames)
+        (needed if uses else others).append(item)
+    config.hook.pytest_deselected(items=others)
+    items[:] = needed
 
 
 @pytest.fixture(scope="session")
