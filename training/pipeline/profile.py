@@ -13,6 +13,9 @@ from training.pipeline.schema import BOOLEAN, NUMBER, TIME
 SAMPLE_ROWS = 50_000
 """The first rows, by which the kind of a column is told."""
 FORMAT_ROWS = 2_000
+ENOUGH = 0.95
+"""The share of a column's values that makes it one of times or of amounts: a bad value is a bad
+row, not another kind of column."""
 MOST_CATEGORIES = 50
 FORMATS = (
     "%d/%m/%Y %H:%M:%S", "%m/%d/%Y %H:%M:%S", "%d/%m/%Y %H:%M", "%m/%d/%Y %H:%M",
@@ -22,6 +25,7 @@ FORMATS = (
 )  # fmt: skip
 """Ways to write a time that a mapping must name, tried in this order."""
 _2000, _2100 = 946_684_800, 4_102_444_800
+_EPOCHS = {"seconds": 1, "milliseconds": 1_000}
 
 Kind = Literal["empty", "time", "epoch", "boolean", "number", "category", "text"]
 
@@ -29,9 +33,10 @@ Kind = Literal["empty", "time", "epoch", "boolean", "number", "category", "text"
 class Profile(msgspec.Struct, frozen=True):
     """A column in the first rows of a file.
 
-    `filled`: values that are not blank; `distinct`: different ones. `low`, `high`: of numbers.
-    `formats`: of `FORMATS`, those that read every value, for text that is no plain time.
-    `values`: the commonest first, at most ten.
+    `filled`: values that are not blank; `distinct`: different ones. `low`, `high`: of numbers,
+    null unless nearly all values are. `epoch`: what they count, if nearly all are times of this
+    century since 1970. `formats`: of `FORMATS`, those that read the most values, and nearly all,
+    for text that is no plain time. `values`: the commonest first, at most ten.
     """
 
     name: str
@@ -43,6 +48,7 @@ class Profile(msgspec.Struct, frozen=True):
     whole: bool
     low: float | None
     high: float | None
+    epoch: str | None
     formats: tuple[str, ...]
     values: tuple[str, ...]
 
@@ -67,77 +73,77 @@ def profile(
 
 def _profile(connection: duckdb.DuckDBPyConnection, name: str, x: str) -> Profile:
     number, time = NUMBER.format(x=x), TIME.good.format(x=x)
+    epochs = ", ".join(
+        f"count(*) FILTER ({number} BETWEEN {_2000 * scale} AND {_2100 * scale})"
+        for scale in _EPOCHS.values()
+    )
     row = connection.execute(
         f"""
         SELECT count(*), count({x}), count(DISTINCT {x}), coalesce(max(length({x})), 0),
                count(*) FILTER ({BOOLEAN.good.format(x=x)}), count(*) FILTER ({time}),
                count({number}), min({number}) FILTER (isfinite({number})),
                max({number}) FILTER (isfinite({number})),
-               coalesce(bool_and({number} = floor({number})), false)
+               coalesce(bool_and({number} = floor({number})), false), {epochs}
         FROM looked_at
         """
     ).fetchone()
     assert row is not None
-    rows, filled, distinct, longest, booleans, times, numbers, low, high, whole = row
+    rows, filled, distinct, longest, booleans, times, numbers, low, high, whole, *since_1970 = row
     commonest = connection.execute(
         f"SELECT {x} FROM looked_at WHERE {x} IS NOT NULL "
         f"GROUP BY {x} ORDER BY count(*) DESC, {x} LIMIT 10"
     ).fetchall()
-    is_number = numbers == filled
-    formats = _formats(connection, x) if filled and not is_number and times < filled else ()
+    enough = max(1, ENOUGH * filled)
+    are_numbers, are_times = numbers >= enough, times >= enough
+    formats = _formats(connection, x) if filled and not are_numbers and not are_times else ()
+    found = (unit for unit, count in zip(_EPOCHS, since_1970, strict=True) if count >= enough)
+    epoch = next(found, None)
     return Profile(
         name=name,
-        kind=_kind(filled, distinct, booleans, times, is_number, low, high, formats),
+        kind=_kind(
+            filled, distinct, booleans == filled, are_times or bool(formats), numbers, epoch
+        ),
         rows=rows,
         filled=filled,
         distinct=distinct,
         longest=longest,
-        whole=is_number and whole,
-        low=low if is_number else None,
-        high=high if is_number else None,
+        whole=numbers == filled and whole,
+        low=low if are_numbers else None,
+        high=high if are_numbers else None,
+        epoch=epoch,
         formats=formats,
         values=tuple(value for (value,) in commonest),
     )
 
 
 def _kind(
-    filled: int,
-    distinct: int,
-    booleans: int,
-    times: int,
-    is_number: bool,
-    low: float | None,
-    high: float | None,
-    formats: tuple[str, ...],
+    filled: int, distinct: int, are_booleans: bool, are_times: bool, numbers: int, epoch: str | None
 ) -> Kind:
     if not filled:
         return "empty"
-    if booleans == filled and distinct <= 2:
+    if are_booleans and distinct <= 2:
         return "boolean"
-    if is_number:
-        return "number" if epoch_unit(low, high) is None else "epoch"
-    if times == filled or formats:
+    if epoch is not None:
+        return "epoch"
+    if numbers == filled:
+        return "number"
+    if are_times:
         return "time"
     return "category" if distinct <= MOST_CATEGORIES else "text"
 
 
-def epoch_unit(low: float | None, high: float | None) -> str | None:
-    """What numbers from `low` to `high` count, if they are times of this century since 1970."""
-    if low is None or high is None:
-        return None
-    for unit, scale in (("seconds", 1), ("milliseconds", 1_000)):
-        if _2000 * scale <= low and high <= _2100 * scale:
-            return unit
-    return None
-
-
 def _formats(connection: duckdb.DuckDBPyConnection, x: str) -> tuple[str, ...]:
     reads = ", ".join(
-        f"bool_and(coalesce(try_strptime({x}, {quoted(written)}) > TIMESTAMP '1970-01-01', false))"
+        f"count(*) FILTER (try_strptime({x}, {quoted(written)}) > TIMESTAMP '1970-01-01')"
         for written in FORMATS
     )
     row = connection.execute(
-        f"SELECT {reads} FROM (SELECT {x} FROM looked_at WHERE {x} IS NOT NULL LIMIT {FORMAT_ROWS})"
+        f"SELECT count(*), {reads} "
+        f"FROM (SELECT {x} FROM looked_at WHERE {x} IS NOT NULL LIMIT {FORMAT_ROWS})"
     ).fetchone()
     assert row is not None
-    return tuple(written for written, good in zip(FORMATS, row, strict=True) if good)
+    filled, *counts = row
+    most = max(counts)
+    if most < ENOUGH * filled:
+        return ()
+    return tuple(written for written, count in zip(FORMATS, counts, strict=True) if count == most)

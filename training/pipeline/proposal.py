@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from training.pipeline.mapping import OF_LABEL
-from training.pipeline.profile import Profile, epoch_unit
+from training.pipeline.profile import Profile
 from training.pipeline.schema import COLUMNS, MOST_ATTRIBUTES
 
 Sure = Literal["sure", "likely", "decide"]
@@ -70,7 +70,7 @@ def _is_number(profile: Profile) -> bool:
 
 
 def _is_moment(profile: Profile) -> bool:
-    counted = profile.kind == "number" and _key(profile.name) in _STEPS
+    counted = profile.low is not None and _key(profile.name) in _STEPS
     return profile.kind in ("time", "epoch") or counted
 
 
@@ -265,9 +265,8 @@ def _read_as_time(profile: Profile, sure: Sure, why: str) -> tuple[list[str], Su
         if len(profile.formats) > 1:
             return keys, "decide", f"it could also be {' or '.join(profile.formats[1:])}"
         return keys, sure, f"{why}; taken for UTC"
-    unit = epoch_unit(profile.low, profile.high)
-    if unit is not None:
-        return [f'epoch = "{unit}"'], sure, f"{why}; since 1970"
+    if profile.epoch is not None:
+        return [f'epoch = "{profile.epoch}"'], sure, f"{why}; since 1970"
     step = _STEPS.get(_key(profile.name), "seconds")
     first = 1 if profile.low == 1 else 0
     keys = [f'unit = "{step}"', f"first = {first}", "start = 2026-01-01T00:00:00Z"]

@@ -89,6 +89,11 @@ class TestProfile:
             (["a", "b"], "category"),
             ([f"v{n}" for n in range(51)], "text"),
             (["1", "x"], "category"),
+            (["1"] * 40 + ["x"], "category"),
+            (["2026-01-31 10:00:00"] * 40 + ["-"], "time"),
+            (["31/01/2026 10:00"] * 40 + ["-"], "time"),
+            (["1767225600"] * 40 + ["0"], "epoch"),
+            (["2026-01-31 10:00:00"] * 18 + ["-"], "category"),
         ],
     )
     def test_the_kind_of_values(self, values, kind):
@@ -103,6 +108,7 @@ class TestProfile:
             (["01/02/2026"], ("%d/%m/%Y", "%m/%d/%Y")),
             (["01/02/2026", "13/02/2026"], ("%d/%m/%Y",)),
             (["01/02/2026", "x"], ()),
+            (["13/02/2026", *["01/02/2026"] * 40, "x"], ("%d/%m/%Y",)),
             (["31.01.2026 10:00"], ("%d.%m.%Y %H:%M",)),
         ],
     )
@@ -295,6 +301,15 @@ class TestFacts:
             "source_wallet_id: missing": 1,
         }
         assert found.proposal is None
+
+    def test_a_bad_time_or_amount_hides_nothing(self, inspecting):
+        frame = cards().astype({"amt": object})
+        frame.loc[7, "trans_date_trans_time"] = "not noted"
+        frame.loc[8, "trans_date_trans_time"] = None
+        frame.loc[9, "amt"] = "ten"
+        found = inspecting(frame)
+        assert (found.reading.good_rows, found.reading.bad_rows) == (1_997, 3)
+        assert found.separations
 
     def test_wallets_on_both_sides(self, inspecting):
         frame = cards().rename(columns={"cc_num": "sender", "merchant": "receiver"})
