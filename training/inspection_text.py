@@ -63,13 +63,14 @@ def _columns(inspection: Inspection) -> Iterator[str]:
     yield from _table(rows)
     if areas:
         yield "alone: ROC-AUC of a ranking by this column only; 0.5 says nothing, 1 says all."
-    elif inspection.reading is not None:
-        yield "There are too few frauds to say how well a column alone tells them."
 
 
 def _leaks(inspection: Inspection) -> Iterator[str]:
-    if not inspection.leaks:
+    if inspection.not_judged is not None:
+        yield f"Leaks among the values were not looked for: {inspection.not_judged}."
+    elif not inspection.leaks:
         yield "Suspected leaks: none."
+    if not inspection.leaks:
         return
     yield "Suspected leaks (leave out what was not known when the payment was made):"
     for name, why in inspection.leaks.items():

@@ -17,11 +17,14 @@ import msgspec
 
 from engine.errors import InvalidDataset
 from training.pipeline.leaks import Judge, Separation
-from training.pipeline.mapping import OF_LABEL, FileMapping, parse_mapping
+from training.pipeline.mapping import OF_LABEL, FileMapping, parse_column, parse_mapping
 from training.pipeline.profile import Profile, profile
 from training.pipeline.proposal import Proposal, is_row_number, leak_by_name, propose, to_toml
 from training.pipeline.reading import connected, failures_refused, file_size, open_raw, shown
+from training.pipeline.schema import COLUMNS
 from training.pipeline.values import checked_rows
+
+IS_FRAUD = next(column for column in COLUMNS if column.name == "is_fraud")
 
 Progress = Callable[[str, float], None]
 
@@ -69,8 +72,8 @@ class Reading(msgspec.Struct, frozen=True):
 class Inspection(msgspec.Struct, frozen=True):
     """`columns` are as in the file, judged by its first rows; `missing`: blanks of all rows, by
     column; `repeated_rows`: rows equal to an earlier one but for their id and number.
-    `separations`: best first, empty when there are too few frauds to judge by. `leaks`: columns
-    that are suspected to tell the label, and why.
+    `separations`: best first, empty when `not_judged` says why no column was judged by its values.
+    `leaks`: columns that are suspected to tell the label, and why.
 
     `mapping` is what the file was read by; it was proposed unless `proposal` is null. `uses`: what
     it makes of each column. `reading` is
@@ -87,6 +90,7 @@ class Inspection(msgspec.Struct, frozen=True):
     proposal: Proposal | None
     reading: Reading | None
     separations: tuple[Separation, ...]
+    not_judged: str | None
     leaks: dict[str, str]
     uses: dict[str, str]
 
@@ -126,13 +130,14 @@ class _Inspecting:
         proposal = propose(columns)
         mapping = given or self._parsed(proposal)
         reading: Reading | None = None
-        separations: tuple[Separation, ...] = ()
         if mapping is not None:
             self._check_columns(mapping)
             self._tell("checking the rows", 0.6)
             reading = self._read_by(mapping)
-            separations = self._separations(_of_label(mapping, proposal))
-        leaks = self._leaks(separations, _of_label(mapping, proposal))
+        of_label = _of_label(mapping, proposal)
+        good = "good" if mapping is not None else self._labelled(proposal)
+        separations, not_judged = self._judged(good, of_label)
+        leaks = self._leaks(separations, of_label)
         proposal = proposal.without(leaks)
         inspection = Inspection(
             file=self._path.name,
@@ -145,6 +150,7 @@ class _Inspecting:
             proposal=None if given else proposal,
             reading=reading,
             separations=separations,
+            not_judged=not_judged,
             leaks=leaks,
             uses=self._uses_of(given) if given else self._uses_proposed(proposal),
         )
@@ -247,21 +253,37 @@ class _Inspecting:
         )
         return Amounts(*row)
 
-    def _separations(self, of_label: set[str]) -> tuple[Separation, ...]:
+    def _labelled(self, proposal: Proposal) -> str | None:
+        """A view like `good` of the rows whose label is known, if its column is."""
+        source = next((c.source for c in proposal.columns if c.target == IS_FRAUD.name), None)
+        if source is None:
+            return None
+        rows = checked_rows(parse_column(IS_FRAUD, source), "SELECT * FROM raw", self._header, 0)
+        self._connection.execute(
+            f"CREATE VIEW labelled AS SELECT row, is_fraud FROM ({rows}) WHERE faults = ''"
+        )
+        return "labelled"
+
+    def _judged(
+        self, good: str | None, of_label: set[str]
+    ) -> tuple[tuple[Separation, ...], str | None]:
+        """How well each column alone separates the frauds, or why that can't be said."""
+        if good is None:
+            return (), "no column is known to be the label"
         texts = ", ".join(f"c{at}" for at in self._places)
         self._connection.execute(
             f"CREATE TABLE judged AS SELECT n, is_fraud AS y, {texts} "
-            "FROM raw JOIN good ON good.row = raw.n"
+            f"FROM raw JOIN {good} AS good ON good.row = raw.n"
         )
         judge = Judge(self._connection)
-        if not judge.can:
-            return ()
+        if judge.hindrance is not None:
+            return (), judge.hindrance
         found = []
         for at, name in enumerate(self._header):
             self._tell("looking for leaks", 0.7 + 0.3 * at / len(self._header))
             if name not in of_label:
                 found.append(judge.separation(name, f"c{at}"))
-        return tuple(sorted(found, key=lambda one: -one.roc_auc))
+        return tuple(sorted(found, key=lambda one: -one.roc_auc)), None
 
     def _leaks(self, separations: tuple[Separation, ...], of_label: set[str]) -> dict[str, str]:
         told = {one.column: one.reason for one in separations if one.reason is not None}

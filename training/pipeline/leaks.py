@@ -54,9 +54,14 @@ class Judge:
         self.rows, self.frauds = self._row("SELECT count(*), count(*) FILTER (y) FROM judged")
 
     @property
-    def can(self) -> bool:
-        """There are enough frauds and other rows."""
-        return min(self.frauds, self.rows - self.frauds) >= FEWEST
+    def hindrance(self) -> str | None:
+        """Why nothing can be judged; None when there are enough frauds and other rows."""
+        others = self.rows - self.frauds
+        if self.frauds < FEWEST:
+            return f"too few frauds, {self.frauds:,} of {self.rows:,} rows; {FEWEST} are needed"
+        if others < FEWEST:
+            return f"too few rows that are no frauds, {others:,}; {FEWEST} are needed"
+        return None
 
     def separation(self, name: str, x: str) -> Separation:
         """How well the column `x`, which the file calls `name`, separates the frauds."""

@@ -166,6 +166,20 @@ def parse_mapping(name: str, text: str) -> FileMapping:
     return mapping
 
 
+def parse_column(column: Column, text: str) -> FileMapping:
+    """The mapping of one canonical column alone, from the TOML of its source.
+
+    Raises InvalidDataset when the text is no such source.
+    """
+    reader = _Reader()
+    written = tomllib.loads(f"source = {text}")["source"]
+    source = reader.source(f"columns.{column.name}", column, written)
+    if reader.mistakes:
+        key, message = reader.mistakes[0]
+        raise InvalidDataset(f"{key}: {message}.", reader.mistakes)
+    return FileMapping(column.name, text, "", (column,), {column.name: source})
+
+
 class _Key(NamedTuple):
     """A key of a source: the type of its value, and that in words."""
 
@@ -264,7 +278,7 @@ class _Reader:
                 example = '{ column = "…" } or { constant = "…" }'
                 self._note(f"columns.{column.name}", f"missing; expected {example}")
         mapped = [column for name, column in known.items() if name in written]
-        sources = {c.name: self._source(f"columns.{c.name}", c, written[c.name]) for c in mapped}
+        sources = {c.name: self.source(f"columns.{c.name}", c, written[c.name]) for c in mapped}
         extra = [LABEL_KNOWN_AT] if LABEL_KNOWN_AT in mapped else []
         return sources, [*COLUMNS, *extra]
 
@@ -283,10 +297,11 @@ class _Reader:
             column = attribute_column(name, kind)
             columns.append(column)
             origin = {of: value for of, value in table.items() if of != "kind"}
-            sources[column.name] = self._source(key, column, origin)
+            sources[column.name] = self.source(key, column, origin)
         return sources, columns
 
-    def _source(self, path: str, column: Column, written: object) -> Source:
+    def source(self, path: str, column: Column, written: object) -> Source:
+        """Where `column` comes from; `path` is its key."""
         if not isinstance(written, dict):
             self._note(path, 'expected a table such as { column = "…" }')
             return Source()

@@ -24,6 +24,8 @@ FORMATS = (
     "%d-%m-%Y", "%d-%b-%Y %H:%M:%S", "%d-%b-%Y", "%b %d, %Y %H:%M:%S", "%b %d, %Y",
 )  # fmt: skip
 """Ways to write a time that a mapping must name, tried in this order."""
+FEWEST_STEPS = 10
+"""Different values, below which numbers in order may be chance."""
 _2000, _2100 = 946_684_800, 4_102_444_800
 _EPOCHS = {"seconds": 1, "milliseconds": 1_000}
 
@@ -35,8 +37,9 @@ class Profile(msgspec.Struct, frozen=True):
 
     `filled`: values that are not blank; `distinct`: different ones. `low`, `high`: of numbers,
     null unless nearly all values are. `epoch`: what they count, if nearly all are times of this
-    century since 1970. `formats`: of `FORMATS`, those that read the most values, and nearly all,
-    for text that is no plain time. `values`: the commonest first, at most ten.
+    century since 1970. `running`: numbers that from row to row only grow, or only fall. `formats`:
+    of `FORMATS`, those that read the most values, and nearly all, for text that is no plain time.
+    `values`: the commonest first, at most ten.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Profile(msgspec.Struct, frozen=True):
     low: float | None
     high: float | None
     epoch: str | None
+    running: bool
     formats: tuple[str, ...]
     values: tuple[str, ...]
 
@@ -111,6 +115,7 @@ def _profile(connection: duckdb.DuckDBPyConnection, name: str, x: str) -> Profil
         low=low if are_numbers else None,
         high=high if are_numbers else None,
         epoch=epoch,
+        running=are_numbers and distinct >= FEWEST_STEPS and _is_running(connection, number),
         formats=formats,
         values=tuple(value for (value,) in commonest),
     )
@@ -130,6 +135,14 @@ def _kind(
     if are_times:
         return "time"
     return "category" if distinct <= MOST_CATEGORIES else "text"
+
+
+def _is_running(connection: duckdb.DuckDBPyConnection, number: str) -> bool:
+    row = connection.execute(
+        f"SELECT bool_and(step >= 0) OR bool_and(step <= 0) FROM (SELECT {number} - "
+        f"lag({number}) OVER (ORDER BY n) AS step FROM looked_at WHERE isfinite({number}))"
+    ).fetchone()
+    return row == (True,)
 
 
 def _formats(connection: duckdb.DuckDBPyConnection, x: str) -> tuple[str, ...]:

@@ -303,7 +303,7 @@ def _others(profiles: Iterable[Profile]) -> tuple[tuple[Choice, ...], dict[str, 
     attributes: dict[str, Choice] = {}
     ignored = {}
     for profile in profiles:
-        reason = _reason_to_ignore(profile)
+        reason = _reason_to_ignore(profile) or _reason_for_no_input(profile)
         name = _attribute_name(profile.name)
         if reason is None and name in attributes:
             reason = f"another attribute is called {name}"
@@ -312,8 +312,7 @@ def _others(profiles: Iterable[Profile]) -> tuple[tuple[Choice, ...], dict[str, 
         if reason is not None:
             ignored[profile.name] = reason
             continue
-        kind = "number" if profile.kind == "epoch" else profile.kind
-        source = f'{{ column = {_text(profile.name)}, kind = "{kind}" }}'
+        source = f'{{ column = {_text(profile.name)}, kind = "{profile.kind}" }}'
         why = "its values; can a caller send it when asking for a score?"
         attributes[name] = Choice(name, source, "likely", why, (profile.name,))
     return tuple(attributes.values()), ignored
@@ -336,6 +335,15 @@ def _reason_to_ignore(profile: Profile) -> str | None:
     if profile.kind == "empty" or profile.distinct <= 1:
         return "one value only"
     return "text with too many values" if profile.kind == "text" else None
+
+
+def _reason_for_no_input(profile: Profile) -> str | None:
+    """Why a column that may still hold an id is nothing that a model can learn from."""
+    if profile.kind == "epoch":
+        return f"another time: {profile.epoch} since 1970"
+    if profile.running:
+        return "it runs with the rows, as a counter or a time does"
+    return None
 
 
 def _attribute_name(name: str) -> str:

@@ -116,6 +116,20 @@ class TestProfile:
         (found,) = profiles_of(["x"], *([value] for value in values))
         assert found.formats == formats
 
+    @pytest.mark.parametrize(
+        ("values", "running"),
+        [
+            (range(40), True),
+            (range(40, 0, -1), True),
+            ([n // 3 for n in range(40)], True),
+            ([*range(40), 7], False),
+            ([1, 2, 3], False),
+        ],
+    )
+    def test_numbers_that_run_with_the_rows(self, values, running):
+        (found,) = profiles_of(["x"], *([str(value)] for value in values))
+        assert found.running is running
+
     def test_facts(self):
         (found,) = profiles_of(["x"], ["3"], ["-1.5"], ["3"], ["NaN"], ["inf"], [None])
         assert (found.rows, found.filled, found.distinct) == (6, 5, 4)
@@ -311,6 +325,13 @@ class TestFacts:
         assert (found.reading.good_rows, found.reading.bad_rows) == (1_997, 3)
         assert found.separations
 
+    def test_no_time_and_no_counter_is_proposed_as_an_input(self, inspecting):
+        moments = 1_767_225_600 + 420 * np.arange(2_000)
+        found = inspecting(cards(ut=moments, line=range(2_000), points=np.arange(2_000) % 7))
+        assert [choice.target for choice in found.proposal.attributes] == ["points"]
+        assert found.uses["ut"] == "ignored: another time: seconds since 1970"
+        assert found.uses["line"] == "ignored: it runs with the rows, as a counter or a time does"
+
     def test_wallets_on_both_sides(self, inspecting):
         frame = cards().rename(columns={"cc_num": "sender", "merchant": "receiver"})
         frame["receiver"] = frame["sender"].iloc[::-1].to_numpy()
@@ -441,7 +462,25 @@ class TestLeaks:
         label[:29] = 1
         found = inspecting(cards(is_fraud=label, copy=label * 3))
         assert found.separations == ()
-        assert "too few frauds" in "\n".join(report(found))
+        said = "\n".join(report(found))
+        assert "not looked for: too few frauds, 29 of 2,000 rows; 30 are needed" in said
+        assert "Suspected leaks" not in said
+
+    def test_is_judged_as_soon_as_the_label_is_known(self, inspecting):
+        frame = cards(rows=4_000)
+        frame["outcome"] = np.where(frame["is_fraud"] == 1, "returned", "kept")
+        found = inspecting(frame.drop(columns=["amt", "cc_num"]))
+        assert found.reading is None
+        assert "outcome" in found.leaks
+
+    def test_without_a_label_it_says_that_nothing_was_looked_for(self, inspecting):
+        said = "\n".join(report(inspecting(cards().drop(columns=["is_fraud"]))))
+        assert "not looked for: no column is known to be the label." in said
+        assert "Suspected leaks: none" not in said
+
+    def test_a_label_in_unknown_words_is_said_to_have_no_frauds(self, inspecting):
+        frame = cards(is_fraud=np.where(cards()["is_fraud"] == 1, "red", "green"))
+        assert "too few frauds, 0 of" in "\n".join(report(inspecting(frame)))
 
     @settings(max_examples=25, deadline=None)
     @given(st.integers(0, 2**32 - 1), st.sampled_from([1, 3, 1_000]), st.floats(-3, 3))
@@ -461,7 +500,7 @@ class TestCommand:
     @pytest.fixture
     def path(self, tmp_path):
         path = tmp_path / "cards.csv"
-        cards(rows=4_000, chargeback=0, age=range(4_000)).to_csv(path, index=False)
+        cards(rows=4_000, chargeback=0, age=np.arange(4_000) % 90).to_csv(path, index=False)
         return path
 
     def test_is_read_on_a_terminal(self, path, capsys):
