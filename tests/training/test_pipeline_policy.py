@@ -126,6 +126,24 @@ def test_a_calibrated_risk_of_three_in_ten_is_three_in_ten(rows, base, off):
         assert risk[chosen].mean() == pytest.approx(probability[chosen].mean(), rel=2 * off)
 
 
+def test_the_highest_risks_promise_no_more_frauds_than_there_are():
+    """No row is anywhere near certain, and the curve says so of the top rows too."""
+
+    def draw(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(seed)
+        raw = rng.beta(0.6, 20, 100_000)
+        probability = 0.3 * raw
+        return raw, probability, rng.random(len(raw)) < probability
+
+    for seed in range(3):
+        raw, _, labels = draw(seed)
+        fresh, probability, _ = draw(seed + 10)
+        risk = fit_calibration(raw, labels)(fresh)
+        for rows in (100, 1_000):
+            top = np.argsort(-fresh)[:rows]
+            assert risk[top].mean() == pytest.approx(probability[top].mean(), rel=0.5)
+
+
 @settings(deadline=None)
 @given(
     values=st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=2, max_size=400),

@@ -33,6 +33,10 @@ STEPS = 4
 SLOPE = 1e-4
 # Knots nearer to one another would be one number after the calibration.
 CLOSEST = 1e-9
+# The last knot lies here at the latest. From it the curve rises to (1, 1), which no data asks for.
+LAST = 0.999
+# The log-odds by which the highest risk of validation is above the mean of its step.
+RISE = 1e-3
 
 
 def anomaly_scale(raw: NDArray[np.float64]) -> PiecewiseLinear:
@@ -91,7 +95,8 @@ def fit_calibration(raw: NDArray[np.float64], labels: NDArray[np.bool_]) -> Piec
     """The strictly increasing curve from a raw risk to the probability that the row is a fraud.
 
     With enough frauds an isotonic regression, its steps joined until each holds several frauds and
-    then by straight lines in log-odds; with few a logistic one. None when a probability can't be
+    then by straight lines in log-odds, level from the top step's mean to the highest risk there is;
+    with few a logistic one. Beyond, it rises straight to (1, 1). None when a probability can't be
     told: no fraud, or no more frauds among high risks than among low ones.
 
     Args:
@@ -129,7 +134,8 @@ def _logistic(
 def _isotonic(
     raw: NDArray[np.float64], labels: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The mean raw risk and the log-odds of a fraud in each step of an isotonic regression.
+    """The mean raw risk and the log-odds of a fraud in each step of an isotonic regression, and
+    the highest raw risk with those of the top step.
 
     Half a fraud and half a legitimate row are added to each step: its share is never 0 or 1.
     """
@@ -146,7 +152,11 @@ def _isotonic(
     while len(rows) > steps[-1] + 1:
         rows, frauds, risks = (_sums(steps, part) for part in (rows, frauds, risks))
         steps = _level_steps((frauds + 0.5) / (rows + 1.0), rows)
-    return risks / rows, _log_odds((frauds + 0.5) / (rows + 1.0))
+    x, log_odds = risks / rows, _log_odds((frauds + 0.5) / (rows + 1.0))
+    # To risks above the top step's mean, which are the very ones that are acted on, a line from
+    # there to (1, 1) would promise far more than the step holds.
+    x = np.minimum(np.append(x, values[-1]), LAST)
+    return x, np.append(log_odds, log_odds[-1] + RISE)
 
 
 def _sums(group: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:
