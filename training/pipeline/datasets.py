@@ -51,6 +51,8 @@ class DatasetSummary(msgspec.Struct, frozen=True):
     `reject_counts` by fault; a row can have several. `columns`: those with any value.
     `mapping`: the TOML that it was imported by, with `start` if the import was given another.
     `label_delay`: as the mapping says, `7d`. `attributes`: the kind of each, by its name.
+    `taken_for_false`: by column, the texts that became false because `positive` does not have them,
+    and how many rows of the files have each; the ten commonest.
     """
 
     preset: str
@@ -58,6 +60,7 @@ class DatasetSummary(msgspec.Struct, frozen=True):
     start: datetime | None
     label_delay: str | None
     attributes: dict[str, str]
+    taken_for_false: dict[str, dict[str, int]]
     files: tuple[str, ...]
     rows: int
     frauds: int
@@ -186,6 +189,7 @@ class _Importing:
             start=self.start,
             label_delay=self.mapping.label_delay,
             attributes=self.mapping.attributes,
+            taken_for_false=self._taken_for_false(),
             files=tuple(path.name for path in files),
             rows=facts.rows,
             frauds=facts.frauds,
@@ -222,6 +226,13 @@ class _Importing:
             "FROM rejects) GROUP BY fault ORDER BY count(*) DESC, fault"
         ).fetchall()
         return dict(found)
+
+    def _taken_for_false(self) -> dict[str, dict[str, int]]:
+        found = self.connection.execute(staging.COMMONEST_FALSE, [SAMPLES]).fetchall()
+        counts: dict[str, dict[str, int]] = {}
+        for target, value, rows in found:
+            counts.setdefault(target, {})[value] = rows
+        return counts
 
     def _reject_samples(self) -> tuple[Reject, ...]:
         found = self.connection.execute(f"{staging.REJECTS_IN_ORDER} LIMIT {SAMPLES}").fetchall()

@@ -26,12 +26,17 @@ from training.pipeline.reading import (
     shown,
 )
 from training.pipeline.schema import LABEL_KNOWN_AT, Column
-from training.pipeline.values import checked_rows
+from training.pipeline.values import checked_rows, taken_for_false
 
 REPEATED = "transaction_id: repeated"
 FORMAT = "1"
 
 REJECTS_IN_ORDER = "SELECT file, line, reason, content FROM rejects ORDER BY file_number, line"
+COMMONEST_FALSE = """
+    SELECT target, value, sum(count)::BIGINT AS rows FROM taken_for_false GROUP BY target, value
+    QUALIFY row_number() OVER (PARTITION BY target ORDER BY rows DESC, value) <= ?
+    ORDER BY target, rows DESC, value
+"""
 _BUFFER_ROWS = 10_000
 
 
@@ -39,12 +44,14 @@ def create_tables(connection: duckdb.DuckDBPyConnection, columns: Iterable[Colum
     """`staged`: every row, in order, with its `faults` ('' if none); `lines`: where rows are.
 
     From row `row` of `staged` on, a row's line in file `file_number` is `row + shift`.
+    `taken_for_false`: see `values.taken_for_false`, for each file.
     """
     typed = ", ".join(f"{column.name} {column.kind.type}" for column in columns)
     connection.execute(
         "CREATE TABLE staged (row BIGINT, faults VARCHAR, reason VARCHAR, content VARCHAR, "
         f"{typed})"
     )
+    connection.execute("CREATE TABLE taken_for_false (target VARCHAR, value VARCHAR, count BIGINT)")
     connection.execute("CREATE TABLE files (file_number INTEGER, file VARCHAR)")
     connection.execute("CREATE TABLE lines (file_number INTEGER, row BIGINT, shift BIGINT)")
     connection.execute(
@@ -127,6 +134,8 @@ class Stager:
             raise InvalidDataset(
                 f"{path.name}: {rows.total:,} rows were found and {row[0]:,} read."
             )
+        if (counts := taken_for_false(self._mapping, rows.query, header)) is not None:
+            self._connection.execute(f"INSERT INTO taken_for_false {counts}")
 
     def _append_rejects(self, buffer: list[tuple[Any, ...]]) -> None:
         columns = ("file_number", "file", "line", "faults", "reason", "content")

@@ -2,6 +2,7 @@
 
 # ruff: noqa: S608 — names are ours; every other text passes through `quoted`.
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
@@ -21,6 +22,8 @@ from training.pipeline.schema import (
 )
 
 _KNOWN_EARLY = quoted(f"{LABEL_KNOWN_AT.name}: before created_at")
+# More digits may differ and yet be the same number to a computer.
+_NUMBER = re.compile("[+-]?[0-9]{1,15}([.][0-9]{1,15})?")
 _NO_SOURCE = Source()
 
 
@@ -95,12 +98,41 @@ def _renamed(given: str, values: Mapping[str, str], source: Source) -> str:
 
 
 def _as_boolean(given: str, positive: tuple[str, ...], negative: tuple[str, ...] | None) -> str:
-    def among(values: tuple[str, ...]) -> str:
-        return f"{given} IN ({', '.join(map(quoted, values))})"
-
     if negative is None:
-        return f"CASE WHEN {among(positive)} THEN 'true' ELSE 'false' END"
-    return f"CASE WHEN {among(positive)} THEN 'true' WHEN {among(negative)} THEN 'false' END"
+        return f"CASE WHEN {_among(given, positive)} THEN 'true' ELSE 'false' END"
+    return (
+        f"CASE WHEN {_among(given, positive)} THEN 'true' "
+        f"WHEN {_among(given, negative)} THEN 'false' END"
+    )
+
+
+def _among(given: str, values: tuple[str, ...]) -> str:
+    """SQL: the text is one of `values`, or the same number as one: pandas writes 1 as 1.0."""
+    texts = f"{given} IN ({', '.join(map(quoted, values))})"
+    numbers = [value for value in values if _NUMBER.fullmatch(value)]
+    if not numbers:
+        return texts
+    listed = ", ".join(f"CAST({quoted(value)} AS DOUBLE)" for value in numbers)
+    return f"({texts} OR coalesce({NUMBER.format(x=given)} IN ({listed}), false))"
+
+
+def taken_for_false(mapping: FileMapping, rows: str, header: tuple[str, ...]) -> str | None:
+    """SQL that yields `target`, `value` and `count` of the texts that became false because they
+    are none of `positive`; None when the mapping names what is false everywhere.
+
+    `rows` and `header` are those of `checked_rows`.
+    """
+    names = {name: f"c{number}" for number, name in enumerate(header)}
+    counts = []
+    for target, source in mapping.sources.items():
+        if source.positive is None or source.negative is not None:
+            continue
+        text = f"trim({_text(source, names, 0)})"
+        counts.append(
+            f"SELECT {quoted(target)} AS target, {text} AS value, count(*) AS count FROM ({rows}) "
+            f"WHERE {text} IS NOT NULL AND NOT {_among(text, source.positive)} GROUP BY value"
+        )
+    return " UNION ALL ".join(counts) or None
 
 
 def _kind(column: Column, source: Source) -> Kind:

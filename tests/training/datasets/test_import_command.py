@@ -10,8 +10,10 @@ from django.core.management import CommandError, call_command
 from tests.training.datasets.support import PAYSIM_HEADER, PAYSIM_ROWS, line, text
 from training.management.commands.import_dataset import Command
 from training.models import Dataset
+from training.pipeline.presets import load_preset
 from training.pipeline.simulate import simulate
 
+POSITIVE = 'is_fraud = { column = "is_fraud", positive = ["stolen"] }'
 CARD = Path(__file__).parents[1] / "data" / "card.toml"
 pytestmark = pytest.mark.django_db
 
@@ -50,6 +52,17 @@ def test_reports_what_was_left_out(tmp_path, capsys):
     assert "amount: not a finite number" in said
     assert "wrong number of fields" in said
     assert Path(next(word for word in said.split() if word.endswith("rejects.csv"))).exists()
+
+
+def test_tells_which_labels_it_took_for_false(tmp_path, capsys):
+    path = tmp_path / "f.csv"
+    path.write_bytes(text(line(1, is_fraud="stolen"), line(2, is_fraud="fine")))
+    mapping = tmp_path / "m.toml"
+    columns = load_preset("canonical").text
+    mapping.write_text(columns.replace('is_fraud = { column = "is_fraud" }', POSITIVE))
+    call_command("import_dataset", "some", str(path), "--mapping", str(mapping))
+    said = capsys.readouterr().out
+    assert "is_fraud: taken for false, not being in positive: “fine” (1)." in said
 
 
 def test_a_refusal_leaves_no_data_set(tmp_path):

@@ -132,6 +132,23 @@ class TestText:
 
 
 class TestLabels:
+    @pytest.mark.parametrize("written", ["1", "1.0", "01", '"1.00"'])
+    def test_positive_numbers_are_compared_as_numbers(self, column, written):
+        source = '{ column = "x", positive = [1], negative = [0] }'
+        assert column("is_fraud", source, written, "0.0", "-0") == [True, False, False]
+
+    def test_long_numbers_are_compared_as_texts(self, column):
+        source = '{ column = "x", positive = [9007199254740993] }'
+        assert column("is_fraud", source, "9007199254740992") == [False]
+
+    def test_what_became_false_is_counted(self, importing):
+        source = '{ column = "x", positive = ["Y", 1] }'
+        first = file_of("when,x", *(f"{MORNING},{x}" for x in ("1.0", "0.0", "0.0", "fraud")))
+        second = file_of("when,x", *(f"{MORNING},{x}" for x in ("0.0", "Y")))
+        summary = importing(first, second, mapping=mapping(is_fraud=source))
+        assert summary.frauds == 2
+        assert summary.taken_for_false == {"is_fraud": {"0.0": 3, "fraud": 1}}
+
     def test_positive_values(self, column):
         source = '{ column = "x", positive = ["stolen", 1] }'
         assert column("is_fraud", source, "stolen", "1", "0", "ok", " stolen ") == [

@@ -113,6 +113,9 @@ inspect_dataset proposes one, docs/datasets.md describes them."""
         )
         if summary["attributes"]:
             self.stdout.write(f"Attributes: {', '.join(summary['attributes'])}.")
+        for target, values in summary["taken_for_false"].items():
+            listed = ", ".join(f"“{value}” ({count:,})" for value, count in values.items())
+            self.stdout.write(f"{target}: taken for false, not being in positive: {listed}.")
         if summary["ignored_columns"]:
             self.stdout.write(f"Columns left out: {', '.join(summary['ignored_columns'])}.")
         if dataset.rejected:
