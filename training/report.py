@@ -193,10 +193,16 @@ def _rules_first(found: metrics.Metrics) -> str:
 def _ranges(found: metrics.Metrics) -> str:
     if "intervals" not in found:
         return ""
+    bootstrap = found["bootstrap"]
+    destinations = (
+        f" and of as many of the {bootstrap['destinations']:,} destinations"
+        if "destinations" in bootstrap
+        else ""
+    )
     return (
-        f"The ranges hold 95 % of {found['bootstrap']['replicates']} resamples of the "
-        f"{found['bootstrap']['wallets']:,} source wallets: with other wallets of the same kind "
-        "the figures would mostly lie in them."
+        f"The ranges hold 95 % of {bootstrap['replicates']} resamples of the "
+        f"{bootstrap['wallets']:,} source wallets{destinations}: with other wallets of the same "
+        "kind the figures would mostly lie in them."
     )
 
 

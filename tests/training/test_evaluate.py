@@ -9,7 +9,8 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from training.pipeline import evaluate as evaluation
 from training.pipeline.evaluate import ChampionFacts, Scores, curves, evaluate, rank
-from training.pipeline.evaluate.bootstrap import Estimates
+from training.pipeline.evaluate.bootstrap import Estimates, Side
+from training.pipeline.evaluate.metrics import REPLICATES
 from training.pipeline.evaluate.ranking import Ranking
 from training.pipeline.evaluate.wallets import DAY_US, DailyWallets, WalletDays
 from training.pipeline.spec import Costs
@@ -35,6 +36,7 @@ def make_part(rows: int = 3_000, seed: int = 0, *, wallets: int = 150, decimals:
         labels=labels,
         amount=rng.lognormal(3, 1, rows).round(2),
         source=source,
+        destination=rng.integers(0, rows, rows),
         created_at=created_at,
         transaction_type=Text(rng.integers(-1, 2, rows).astype(np.int32), ("A", "B", "unused")),
         scores=Scores(
@@ -56,6 +58,7 @@ def small_part(**columns: Any) -> Any:
         labels=np.array(columns["labels"], bool),
         amount=np.array(columns.get("amount", [10.0] * rows), float),
         source=np.array(columns.get("source", range(rows)), np.int64),
+        destination=np.array(columns.get("destination", range(rows)), np.int64),
         created_at=np.array(columns.get("created_at", [START_US] * rows), np.int64),
         transaction_type=Text(np.zeros(rows, np.int32), ("A",)),
         scores=Scores(
@@ -311,13 +314,14 @@ class TestEvaluate:
         assert free["saving_per_1000"] == pytest.approx(15_000)
         assert free["costs"] is None
 
-    def test_frauds_in_episodes_widen_the_intervals(self):
+    @pytest.mark.parametrize("side", ["source", "destination"])
+    def test_frauds_in_episodes_widen_the_intervals(self, side):
         rng = np.random.default_rng(3)
         score = rng.random(40)
         labels = np.tile(np.arange(40) % 4 == 0, 25)
         risk = np.tile(score, 25)
         alone = small_part(labels=labels, risk=risk)
-        episodes = small_part(labels=labels, risk=risk, source=np.tile(np.arange(40), 25))
+        episodes = small_part(labels=labels, risk=risk, **{side: np.tile(np.arange(40), 25)})
         widths = [
             np.ptp(evaluate(part, THRESHOLDS, baselines={}, costs=None, seed=0)["intervals"]["f1"])
             for part in (alone, episodes)
@@ -334,20 +338,57 @@ def test_an_interval_covers_the_truth_about_as_often_as_it_says():
         def figures(weights, caught=caught):
             return {"recall": float(weights @ caught / weights.sum())}
 
-        found = Estimates(figures, wallets=120, replicates=200, seed=seed).intervals()["recall"]
-        covered += found[0] <= 0.7 <= found[1]
+        estimates = Estimates([Side(120, figures)], replicates=200, seed=seed)
+        low, high = estimates.intervals()["recall"]
+        covered += low <= 0.7 <= high
     assert 180 <= covered <= 198
+
+
+@pytest.mark.parametrize("side", ["source", "destination"])
+def test_equal_scores_are_seldom_told_apart(side, monkeypatch):
+    """Twenty wallets have all frauds, and each of two scores notices every second of them."""
+    monkeypatch.setattr("training.pipeline.evaluate.metrics.REPLICATES", REPLICATES // 4)
+    apart = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        labels = np.arange(3_000) % 15 == 0
+        wallets = np.where(labels, rng.permutation(3_000) % 20, np.arange(3_000) + 20)
+        ours, theirs = (
+            rng.normal(size=3_000) + 5 * (labels & (rng.random(3_020) < 0.5)[wallets])
+            for _ in range(2)
+        )
+        part = small_part(labels=labels, risk=sigmoid(ours), **{side: wallets})
+        baselines = {"champion": sigmoid(theirs)}
+        found = evaluate(part, THRESHOLDS, baselines=baselines, costs=None, seed=0)
+        low, high = found["differences"]["champion"]["pr_auc"]["interval"]
+        apart += not low <= 0 <= high
+    assert apart <= 4
+
+
+def sigmoid(values: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-values))
 
 
 def test_what_most_replicates_can_not_give_has_no_interval():
     estimates = Estimates(
-        lambda weights: {"rate": float("nan") if weights[0] else 1.0, "always": 2.0},
-        wallets=3,
+        [Side(3, lambda weights: {"rate": float("nan") if weights[0] else 1.0, "always": 2.0})],
         replicates=50,
         seed=0,
     )
     assert estimates.values() == {"rate": None, "always": 2.0}
     assert estimates.intervals() == {"rate": None, "always": [2.0, 2.0]}
+
+
+def test_an_interval_spans_what_both_sides_say():
+    def of_half(weights):
+        return {"recall": float(weights[:50].sum() / max(weights.sum(), 1)), "alone": 1.0}
+
+    (low, high), _ = Estimates([Side(100, of_half)], replicates=99, seed=0).intervals().values()
+    assert 0.1 < low < high < 0.9
+    for other in (0.1, 0.5, 0.9):
+        sides = [Side(100, of_half), Side(1, lambda _, other=other: {"recall": other})]
+        found = Estimates(sides, replicates=99, seed=0).intervals()
+        assert found == {"recall": [min(low, other), max(high, other)], "alone": [1.0, 1.0]}
 
 
 class TestCurves:

@@ -253,6 +253,7 @@ def predictions_parquet(
             "risk_score": scores.risk,
             "amount": data.amount[test] / UNITS,
             "source_wallet_id": data.wallets.take(pa.array(data.source[test])),
+            "destination_wallet_id": data.wallets.take(pa.array(data.destination[test])),
             "transaction_type": pa.array(types.names, pa.string()).take(
                 pa.array(types.codes[test])
             ),

@@ -101,6 +101,7 @@ def _test_part(parts: Parts, scored: Scored, decided: Decided) -> TestPart:
         labels=data.is_fraud[test],
         amount=data.amount[test] / UNITS,
         source=data.source[test],
+        destination=data.destination[test],
         created_at=data.created_at[test],
         transaction_type=data.text["transaction_type"].take(test),
         scores=Scores(

@@ -1,16 +1,16 @@
 """What the page of a report draws. Every number follows from `predictions.parquet`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from training.pipeline.evaluate.bootstrap import Estimates
+from training.pipeline.evaluate.bootstrap import Estimates, Figures, Side
 from training.pipeline.evaluate.decisions import Decisions, WalletSums, ratio
-from training.pipeline.evaluate.metrics import baseline_scores, wallet_codes
-from training.pipeline.evaluate.part import Array, Mask, TestPart
+from training.pipeline.evaluate.metrics import baseline_scores
+from training.pipeline.evaluate.part import Array, Codes, Mask, TestPart, numbered
 from training.pipeline.evaluate.ranking import Ranking, Weights
 from training.pipeline.evaluate.wallets import DAY_US
 
@@ -94,22 +94,21 @@ def _histogram(scores: Array, labels: Mask) -> dict[str, Any]:
 def _reliability(part: TestPart, seed: int) -> list[dict[str, Any]]:
     """For each range of risks that has rows: their mean risk and their fraud rate."""
     scored = part.take(~part.scores.rule_blocked)
-    risk, labels, wallets = scored.scores.risk, scored.labels, wallet_codes(scored)
+    risk, labels = scored.scores.risk, scored.labels
     bins = np.digitize(risk, RELIABILITY_EDGES[1:-1])
     filled = [int(at) for at in np.unique(bins)]
-    sums = [
-        (WalletSums(bins == at, wallets), WalletSums((bins == at) & labels, wallets))
-        for at in filled
-    ]
-    estimates = Estimates(
-        lambda weights: {
-            str(at): ratio(frauds.total(weights), rows.total(weights))
-            for at, (rows, frauds) in zip(filled, sums, strict=True)
-        },
-        wallets=int(wallets.max(initial=-1)) + 1,
-        replicates=REPLICATES,
-        seed=seed,
-    )
+
+    def by(wallets: Codes) -> Figures:
+        sums = {
+            str(at): (WalletSums(bins == at, wallets), WalletSums((bins == at) & labels, wallets))
+            for at in filled
+        }
+        return lambda weights: {
+            at: ratio(frauds.total(weights), rows.total(weights))
+            for at, (rows, frauds) in sums.items()
+        }
+
+    estimates = _estimates(scored, by, seed)
     rates, intervals = estimates.values(), estimates.intervals()
     return [
         {
@@ -172,7 +171,16 @@ def _types(part: TestPart, thresholds: Mapping[str, float], seed: int) -> list[d
 
 def slice_metrics(part: TestPart, thresholds: Mapping[str, float], seed: int) -> dict[str, Any]:
     """The most important metrics of some rows, with intervals; None where they have no fraud."""
-    wallets = wallet_codes(part)
+    estimates = _estimates(part, lambda wallets: _slice_figures(part, thresholds, wallets), seed)
+    return {
+        "rows": len(part.labels),
+        "frauds": int(part.labels.sum()),
+        **estimates.values(),
+        "intervals": estimates.intervals(),
+    }
+
+
+def _slice_figures(part: TestPart, thresholds: Mapping[str, float], wallets: Codes) -> Figures:
     ranking = Ranking(part.scores.risk, part.labels, wallets) if part.labels.any() else None
     decisions = Decisions(part, thresholds, None, wallets)
 
@@ -185,13 +193,16 @@ def slice_metrics(part: TestPart, thresholds: Mapping[str, float], seed: int) ->
             for name in SLICE_DECISIONS
         }
 
-    estimates = Estimates(figures, wallets=int(wallets.max()) + 1, replicates=REPLICATES, seed=seed)
-    return {
-        "rows": len(part.labels),
-        "frauds": int(part.labels.sum()),
-        **estimates.values(),
-        "intervals": estimates.intervals(),
-    }
+    return figures
+
+
+def _estimates(part: TestPart, by: Callable[[Codes], Figures], seed: int) -> Estimates:
+    """Figures whose sums are taken `by` the wallets of either side."""
+    sides = [
+        Side(int(wallets.max(initial=-1)) + 1, by(wallets))
+        for wallets in (numbered(part.source), numbered(part.destination))
+    ]
+    return Estimates(sides, replicates=REPLICATES, seed=seed)
 
 
 def _rounded(values: NDArray[Any]) -> list[float]:

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
-from training.pipeline.evaluate.bootstrap import LEVEL, Estimates
+from training.pipeline.evaluate.bootstrap import LEVEL, Estimates, Side
 from training.pipeline.evaluate.decisions import Decisions
-from training.pipeline.evaluate.part import Array, Codes, Mask, TestPart
+from training.pipeline.evaluate.part import Array, Codes, Mask, TestPart, numbered
 from training.pipeline.evaluate.ranking import Ranking, Weights
 from training.pipeline.evaluate.wallets import DailyWallets, WalletDays
 from training.pipeline.spec import Costs
@@ -67,53 +68,32 @@ def evaluate(
         `intervals`: `[low, high]` of 95 %, nested like the figures. A figure that is not defined,
         and its interval, is None.
     """
-    wallets = wallet_codes(part)
-    rankings = {"risk": part.scores.risk} | baseline_scores(part, baselines)
-    rankings |= {"supervised": part.scores.supervised, "unsupervised": part.scores.unsupervised}
-    days = WalletDays(part.labels, wallets, part.created_at)
-    ranked = {
-        name: _Ranked(Ranking(scores, part.labels, wallets), DailyWallets(scores, days))
-        for name, scores in rankings.items()
-    }
-    decisions = Decisions(part, thresholds, costs, wallets)
-    estimates = Estimates(
-        lambda weights: {
-            "rankings": {name: each.figures(weights) for name, each in ranked.items()},
-            "decisions": decisions.figures(weights),
-        },
-        wallets=int(wallets.max()) + 1,
-        replicates=REPLICATES,
-        seed=seed,
-    )
-    names = ("rules", *baselines)
+    source, destination = numbered(part.source), numbered(part.destination)
+    days = WalletDays(part.labels, source, part.created_at)
+    scores = _compared(part, baselines)
+    by_source = _Figures(part, scores, thresholds, costs, source, days)
+    by_destination = _Figures(part, scores, thresholds, costs, destination)
+    sides = [
+        Side(int(source.max()) + 1, by_source),
+        Side(int(destination.max()) + 1, by_destination),
+    ]
+    estimates = Estimates(sides, replicates=REPLICATES, seed=seed)
+    names = (RULES, *baselines)
     found = _arranged(estimates.values(), names)
     return {
         **_with_counts(found),
         "precision": found["block"]["precision"],
         "recall": found["block"]["recall"],
-        "rows": len(part.labels),
-        "frauds": int(part.labels.sum()),
-        "fraud_rate": float(part.labels.mean()),
-        "test_from": _moment(part.created_at[0]),
-        "test_until": _moment(part.created_at[-1]),
+        **_facts(part),
         "compromised_wallets_a_day": days.compromised_a_day,
-        "costs": None
-        if costs is None
-        else {"review": costs.review, "block_legitimate": costs.block_legitimate},
+        "costs": None if costs is None else msgspec.structs.asdict(costs),
         "champion": None if champion is None else champion._asdict(),
-        "differences": {
-            name: {
-                figure: estimates.difference(
-                    ("rankings", "risk", figure), ("rankings", name, figure)
-                )
-                for figure in FIGURES
-            }
-            for name in names
-        },
+        "differences": {name: _differences(estimates, name) for name in names},
         "intervals": _without_counts(_arranged(estimates.intervals(), names)),
         "bootstrap": {
             "replicates": REPLICATES,
-            "wallets": int(wallets.max()) + 1,
+            "wallets": sides[0].wallets,
+            "destinations": sides[1].wallets,
             "level": LEVEL,
         },
     }
@@ -126,26 +106,73 @@ def rank(scores: Array, labels: Mask) -> dict[str, float]:
     return dict(zip(Ranking.FIGURES, found.tolist(), strict=True))
 
 
-def wallet_codes(part: TestPart) -> Codes:
-    """(rows,) the source wallets, numbered from 0 on."""
-    codes: Codes = np.unique(part.source, return_inverse=True)[1]
-    return codes
-
-
 def baseline_scores(part: TestPart, baselines: Mapping[str, Array]) -> dict[str, Array]:
     """The rules alone, and the given ones."""
     return {RULES: part.scores.rules, **baselines}
 
 
-class _Ranked(NamedTuple):
-    """A score's figures, by row and by day's wallet."""
+class _Figures:
+    """The figures of a part, for weights of the wallets of one side.
 
-    by_row: Ranking
-    by_day: DailyWallets
+    Args:
+        scores: (rows,) by name.
+        wallets: (rows,) the wallets of that side, from 0 on.
+        days: of the same wallets, for the figure that is of days and wallets; without them it is
+            left out.
+    """
 
-    def figures(self, weights: Weights) -> dict[str, float]:
-        found = [*self.by_row.figures(weights), self.by_day.precision(weights)]
-        return dict(zip(FIGURES, found, strict=True))
+    def __init__(
+        self,
+        part: TestPart,
+        scores: Mapping[str, Array],
+        thresholds: Mapping[str, float],
+        costs: Costs | None,
+        wallets: Codes,
+        days: WalletDays | None = None,
+    ) -> None:
+        self._by_row = {
+            name: Ranking(values, part.labels, wallets) for name, values in scores.items()
+        }
+        self._by_day = (
+            {name: DailyWallets(values, days) for name, values in scores.items()} if days else {}
+        )
+        self._decisions = Decisions(part, thresholds, costs, wallets)
+
+    def __call__(self, weights: Weights) -> dict[str, Any]:
+        rankings = {
+            name: dict(zip(Ranking.FIGURES, ranking.figures(weights).tolist(), strict=True))
+            for name, ranking in self._by_row.items()
+        }
+        for name, daily in self._by_day.items():
+            rankings[name][DailyWallets.FIGURE] = daily.precision(weights)
+        return {"rankings": rankings, "decisions": self._decisions.figures(weights)}
+
+
+def _compared(part: TestPart, baselines: Mapping[str, Array]) -> dict[str, Array]:
+    """Every score whose ranking is judged, by name."""
+    return {
+        "risk": part.scores.risk,
+        **baseline_scores(part, baselines),
+        "supervised": part.scores.supervised,
+        "unsupervised": part.scores.unsupervised,
+    }
+
+
+def _facts(part: TestPart) -> dict[str, Any]:
+    return {
+        "rows": len(part.labels),
+        "frauds": int(part.labels.sum()),
+        "fraud_rate": float(part.labels.mean()),
+        "test_from": _moment(part.created_at[0]),
+        "test_until": _moment(part.created_at[-1]),
+    }
+
+
+def _differences(estimates: Estimates, name: str) -> dict[str, Any]:
+    return {
+        figure: estimates.difference(("rankings", "risk", figure), ("rankings", name, figure))
+        for figure in FIGURES
+    }
 
 
 def _moment(time_us: int) -> str:

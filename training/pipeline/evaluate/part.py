@@ -40,6 +40,8 @@ class TestPart(NamedTuple):
     """In units of the currency."""
     source: Codes
     """Source wallets, as codes."""
+    destination: Codes
+    """Destination wallets, as codes."""
     created_at: Codes
     """Microseconds since 1970, UTC."""
     transaction_type: Text
@@ -53,6 +55,7 @@ class TestPart(NamedTuple):
             self.labels[rows],
             self.amount[rows],
             self.source[rows],
+            self.destination[rows],
             self.created_at[rows],
             types,
             Scores(
@@ -63,3 +66,9 @@ class TestPart(NamedTuple):
                 risk=scores.risk[rows],
             ),
         )
+
+
+def numbered(wallets: Codes) -> Codes:
+    """(rows,) the wallets, numbered from 0 on without gaps."""
+    numbers: Codes = np.unique(wallets, return_inverse=True)[1]
+    return numbers
