@@ -100,10 +100,13 @@ def _measured_by(judge: Measured, other: Measured) -> _Difference:
             f"they may be among those that v{judge.version} was tested on"
         )
     if datetime.fromisoformat(fitted_until) >= datetime.fromisoformat(metrics["test_from"]):
+        # Another data set may hold the same transactions: an export of a day later does.
+        another = metrics["champion"].get("same_dataset") is False
         raise _NotComparableError(
-            f"v{other.version} was fitted on transactions until {_moment(fitted_until)}, and the "
-            f"test part of v{judge.version} begins at {_moment(metrics['test_from'])}: it had seen "
-            "part of the answers"
+            f"v{other.version} was fitted on {'another data set, with ' if another else ''}"
+            f"transactions until {_moment(fitted_until)}, and the test part of v{judge.version} "
+            f"begins at {_moment(metrics['test_from'])}: it "
+            f"{'may have' if another else 'had'} seen part of the answers"
         )
     found = metrics["differences"]["champion"]["pr_auc"]
     if found["interval"] is None:

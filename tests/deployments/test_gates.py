@@ -27,12 +27,17 @@ def compared(
     *,
     champion: str = "1.0.0",
     fitted_until: str | None = "2026-01-31T23:59:59Z",
+    same_dataset: bool | None = True,
 ) -> dict[str, Any]:
     """The metrics of a version whose run compared it with the champion."""
     return bundles.METRICS | {
         "pr_auc": 0.6 + difference,
         "test_from": "2026-02-08T00:00:00Z",
-        "champion": {"version": champion, "fitted_until": fitted_until},
+        "champion": {
+            "version": champion,
+            "fitted_until": fitted_until,
+            "same_dataset": same_dataset,
+        },
         "baselines": {"champion": {"pr_auc": 0.6, "roc_auc": 0.9}},
         "differences": {
             "champion": {
@@ -77,7 +82,13 @@ def test_an_interval_with_zero_in_it_is_too_close_to_call(interval):
         (compared(champion="0.9.0"), "the champion was v0.9.0 when it was trained, and v1.0.0"),
         (
             compared(fitted_until="2026-02-08T00:00:00Z"),
-            "V1.0.0 was fitted on transactions until 2026-02-08 00:00 UTC",
+            "V1.0.0 was fitted on transactions until 2026-02-08 00:00 UTC, and the test part of "
+            "v1.1.0 begins at 2026-02-08 00:00 UTC: it had seen part of the answers",
+        ),
+        (
+            compared(fitted_until="2026-02-09T00:00:00Z", same_dataset=False),
+            "V1.0.0 was fitted on another data set, with transactions until 2026-02-09 00:00 UTC, "
+            "and the test part of v1.1.0 begins at 2026-02-08 00:00 UTC: it may have seen part",
         ),
         (compared(fitted_until=None), "does not say which transactions it was fitted on"),
         (compared(interval=None), "too few frauds for an interval"),
@@ -102,6 +113,10 @@ def test_the_first_version_meets_nothing():
 
 def test_the_last_row_before_the_test_part_may_be_fitted_on():
     assert found(compared(fitted_until="2026-02-07T23:59:59Z")).verdict is Verdict.BETTER
+
+
+def test_a_champion_of_an_earlier_data_set_is_compared():
+    assert found(compared(same_dataset=False)).verdict is Verdict.BETTER
 
 
 def test_an_older_version_is_compared_by_the_run_of_the_newer_one():

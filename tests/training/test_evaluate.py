@@ -19,6 +19,7 @@ from training.pipeline.table import Text
 START_US = 1_767_571_200_000_000  # Monday 2026-01-05T00:00:00Z
 THRESHOLDS = {"review": 0.3, "block": 0.5}
 SEEDS = range(6)
+PARTS = {1: "train", 2: "validation", 3: "test"}
 
 
 def make_part(rows: int = 3_000, seed: int = 0, *, wallets: int = 150, decimals: int = 2) -> Any:
@@ -84,7 +85,7 @@ def metrics(part) -> dict[str, Any]:
         baselines={"logistic": part.scores.unsupervised, "champion": part.scores.risk},
         costs=None,
         seed=1,
-        champion=ChampionFacts("1.0.0", None),
+        champion=ChampionFacts("1.0.0", None, None),
     )
 
 
@@ -296,7 +297,11 @@ class TestEvaluate:
         )
         assert again["intervals"] == metrics["intervals"]
         assert again["champion"] is None
-        assert metrics["champion"] == {"version": "1.0.0", "fitted_until": None}
+        assert metrics["champion"] == {
+            "version": "1.0.0",
+            "fitted_until": None,
+            "same_dataset": None,
+        }
 
     def test_the_saving_of_a_worked_example(self):
         part = small_part(
@@ -327,6 +332,14 @@ class TestEvaluate:
             for part in (alone, episodes)
         ]
         assert widths[1] > 3 * widths[0]
+
+
+def test_what_a_champion_had_seen_is_in_its_bundle():
+    parts = {name: {"last_at": f"2026-0{month}-01T00:00:00Z"} for month, name in PARTS.items()}
+    training = {"data": {"fingerprint": "abc", "parts": parts}}
+    assert ChampionFacts.of("1.0.0", training, "abc") == ("1.0.0", "2026-02-01T00:00:00Z", True)
+    assert ChampionFacts.of("1.0.0", training, "def").same_dataset is False
+    assert ChampionFacts.of("1.0.0", {}, "abc") == ("1.0.0", None, None)
 
 
 def test_an_interval_covers_the_truth_about_as_often_as_it_says():

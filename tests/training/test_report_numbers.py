@@ -244,6 +244,7 @@ def test_intervals_are_those_of_another_bootstrap_of_wallets(table, report):
 def test_the_champion_is_named_with_what_it_had_seen(report):
     facts = report["metrics"]["champion"]
     assert facts["version"] == "1.0.0"
+    assert facts["same_dataset"] is True
     gap = pd.Timestamp(report["metrics"]["test_from"]) - pd.Timestamp(facts["fitted_until"])
     assert gap > timedelta(days=6)
 

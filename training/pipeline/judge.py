@@ -54,7 +54,7 @@ def judge(
     rival, error = None, None
     if spec.champion is not None:
         try:
-            rival = _score_champion(spec.champion, rules, parts, progress)
+            rival = _score_champion(spec.champion, rules, parts, spec.dataset_fingerprint, progress)
         except SentinelleError as refusal:
             error = f"The champion v{spec.champion.version} can't be compared with: {refusal}"
     part = _test_part(parts, scored, decided)
@@ -77,8 +77,13 @@ def judge(
 
 
 def _score_champion(
-    champion: Champion, rules: RuleSet, parts: Parts, progress: Callable[[float, str], None]
+    champion: Champion,
+    rules: RuleSet,
+    parts: Parts,
+    fingerprint: str,
+    progress: Callable[[float, str], None],
 ) -> _Rival:
+    """`fingerprint` is of the data set that the parts are of."""
     parent, _, name = champion.location.rpartition("/")
     bundle = load_bundle(open_store(parent), name, champion.manifest_sha256)
     rows = parts.split.test
@@ -91,7 +96,8 @@ def _score_champion(
         lambda done: progress(0.5 * done / count, f"the champion on {done:,} rows"),
         labels_after=parts.label_delay,
     )
-    return _Rival(ChampionFacts.of(champion.version, bundle.manifest.training), scores.risk)
+    facts = ChampionFacts.of(champion.version, bundle.manifest.training, fingerprint)
+    return _Rival(facts, scores.risk)
 
 
 def _test_part(parts: Parts, scored: Scored, decided: Decided) -> TestPart:

@@ -32,13 +32,18 @@ class ChampionFacts(NamedTuple):
     fitted_until: str | None
     """The time of the last row that it was fitted or tuned on, ISO 8601; None when its bundle does
     not say."""
+    same_dataset: bool | None
+    """Whether it was fitted on the data set that the test part is of; None when its bundle does
+    not say."""
 
     @classmethod
-    def of(cls, version: str, training: Mapping[str, Any]) -> "ChampionFacts":
-        """From a bundle's `training` summary."""
-        parts = training.get("data", {}).get("parts", {})
+    def of(cls, version: str, training: Mapping[str, Any], fingerprint: str) -> "ChampionFacts":
+        """From a bundle's `training` summary, and the fingerprint of the test part's data set."""
+        data = training.get("data", {})
+        parts = data.get("parts", {})
         last = [parts[name]["last_at"] for name in ("train", "validation") if name in parts]
-        return cls(version, max(last, default=None))
+        same = data["fingerprint"] == fingerprint if "fingerprint" in data else None
+        return cls(version, max(last, default=None), same)
 
 
 def evaluate(
