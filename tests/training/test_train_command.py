@@ -150,6 +150,18 @@ def test_an_interrupt_leaves_the_run_alone(monkeypatch):
     assert f"The run goes on. Follow it: manage.py train --follow {run.pk}" in out.getvalue()
 
 
+@pytest.mark.parametrize("how", ["restart", "follow"])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--seed", "0"), ("--version", "2.0.0"), ("--search", "4"), ("--without", "labels")],
+)
+def test_an_option_beside_a_run_that_exists_is_refused(how, option, value):
+    run = make_run()
+    with pytest.raises(CommandError, match=f"--{how} .* without {option}.*start a new run"):
+        call_command("train", f"--{how}", str(run.pk), option, value)
+    assert TrainingRun.objects.count() == 1
+
+
 def test_restart_makes_a_new_run(monkeypatch):
     use_fake_job(monkeypatch, "fail")
     run = make_run(sample=500)

@@ -38,6 +38,10 @@ METAVARS = {
     "memory_limit": "SIZE",
 }
 
+OF_NEW_RUNS = (
+    "dataset", "semver", "model", "rules", "sample", "seed", *(option.name for option in FIELDS)
+)  # fmt: skip
+
 
 class Command(SentinelleCommand):
     help = "Train a version on an imported data set. A worker does it; --wait follows it."
@@ -58,10 +62,10 @@ decides what is fitted or tuned. docs/training.md explains each option."""
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--dataset", help="name of an imported data set")
         parser.add_argument("--version", dest="semver", help="the version to make, such as 1.0.0")
-        parser.add_argument("--model", default=settings.MODEL_NAME)
+        parser.add_argument("--model", help=f"by default {settings.MODEL_NAME}")
         parser.add_argument("--rules", help="rule set, or none; by default the one that serves")
         parser.add_argument("--sample", type=int, help="only the most recent N rows")
-        parser.add_argument("--seed", type=int, default=0)
+        parser.add_argument("--seed", type=int, help="of all that is drawn at random (0)")
         for option in FIELDS:
             parser.add_argument(
                 f"--{option.name.replace('_', '-')}",
@@ -85,6 +89,7 @@ decides what is fitted or tuned. docs/training.md explains each option."""
             self.stdout.write(f"Follow it: manage.py train --follow {run.pk}")
 
     def _run(self, options: dict[str, Any]) -> TrainingRun:
+        _refuse_ignored(options)
         if options["follow"]:
             return selectors.run_by_id(options["follow"])
         if options["restart"]:
@@ -94,10 +99,10 @@ decides what is fitted or tuned. docs/training.md explains each option."""
             run = services.run_create(
                 dataset=options["dataset"],
                 version=options["semver"],
-                model=options["model"],
+                model=options["model"] or settings.MODEL_NAME,
                 rules=options["rules"],
                 sample=options["sample"],
-                seed=options["seed"],
+                seed=options["seed"] or 0,
                 options=read_options({option.name: options[option.name] for option in FIELDS}),
                 requested_by=system_user(),
             )
@@ -112,6 +117,21 @@ decides what is fitted or tuned. docs/training.md explains each option."""
         for name, value in describe_options(decode_options(run.options)):
             self.stdout.write(f"  {name}: {value}")
         return run
+
+
+def _refuse_ignored(options: dict[str, Any]) -> None:
+    """A run that exists has its options; CommandError for another given beside it."""
+    instead = next((name for name in ("follow", "restart") if options[name]), None)
+    if instead is None:
+        return
+    given = [name for name in (*OF_NEW_RUNS, "restart") if options[name] is not None]
+    names = ["version" if name == "semver" else name for name in given if name != instead]
+    if names:
+        written = ", ".join(f"--{name.replace('_', '-')}" for name in names)
+        raise CommandError(
+            f"--{instead} takes a run as it is, without {written}. For other options start a new "
+            "run, with --dataset and --version."
+        )
 
 
 class Follower:
