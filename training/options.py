@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from engine.errors import FieldError, RunRefused
+from engine.features.schema import WITHOUT
 from training.pipeline.durations import format_duration, parse_duration
 from training.pipeline.spec import InvalidSpec, Options, decode_options
 
@@ -146,7 +147,7 @@ def read_options(given: Mapping[str, Any]) -> Options:
     try:
         return decode_options(data)
     except InvalidSpec as error:
-        raise _refusal(_field_of(error.detail), error.detail) from None
+        raise _not_valid(error.detail, values) from None
 
 
 def describe_options(options: Options) -> list[tuple[str, str]]:
@@ -186,12 +187,17 @@ def _written(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _field_of(detail: str) -> str:
-    """The name of the field whose path a message ends with, or the first of its group."""
+def _not_valid(detail: str, values: Mapping[str, Any]) -> RunRefused:
+    """The refusal of what `spec.Options` did not take: in words, by the option that was given."""
     found = re.search(r"at `\$\.([a-z_.]+)", detail)
     path = tuple(found[1].split(".")) if found else ()
-    named = [field.name for field in FIELDS if field.path[: len(path)] == path]
-    return named[0] if path and named else "options"
+    fields = [field for field in FIELDS if field.path[: len(path)] == path and field.name in values]
+    if not fields:
+        return RunRefused(detail)
+    name = fields[-1].name
+    if fields[-1].path == path:
+        return _refusal(name, f"{values[name]} is not {_EXPECTED[name]}.")
+    return _refusal(name, _TOGETHER[path[0]])
 
 
 def _at(options: Options, path: tuple[str, ...]) -> Any:
@@ -207,7 +213,12 @@ def _same(value: Any) -> Any:
 
 def _groups(value: Any) -> tuple[str, ...]:
     parts = value.split(",") if isinstance(value, str) else value
-    return tuple(part.strip() for part in parts)
+    groups = tuple(part.strip() for part in parts)
+    if unknown := [group for group in groups if group not in WITHOUT]:
+        raise ValueError(f"{unknown[0]!r} is no group of features; give {_EXPECTED['without']}.")
+    if len(set(groups)) != len(groups):
+        raise ValueError("a group is named twice.")
+    return groups
 
 
 def megabytes(value: str) -> int:
@@ -226,6 +237,27 @@ def _plain(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
+_SHARE = "a share above 0 and below 1, such as 0.01"
+_PRICE = "an amount above 0, up to 1,000,000,000"
+_EXPECTED = {
+    **dict.fromkeys(DATES, "a moment with its time zone"),
+    "label_delay": "a duration of whole seconds",
+    "without": "labels, balances, or both with a comma between",
+    "search": "a number of configurations from 2 to 1,000",
+    "budget": "a number of minutes above 0, up to 10,000",
+    **dict.fromkeys(("review_rate", "block_rate"), _SHARE),
+    **dict.fromkeys(("cost_review", "cost_block_legit"), _PRICE),
+    "fit_rows": "a number of rows from 1,000 on",
+    "memory_limit": "a size from 500MB on",
+}
+"""What a value of each option is, in words."""
+_TOGETHER = {
+    "budgets": "The block rate (without --block-rate 0.001) must be below the review rate (without "
+    "--review-rate 0.01).",
+    "periods": "Each date must be later than the one before: train from, train until, validate "
+    "until, test until.",
+}
+"""What values that are each fine must be together."""
 _READERS: dict[str, Any] = {
     "label_delay": parse_duration,
     "memory_limit": megabytes,
