@@ -300,6 +300,7 @@ def _data_table(report: Report) -> Table:
 def _data_facts(report: Report) -> list[tuple[str, str]]:
     data, sampling = report.get("data", {}), report.get("sampling", {})
     thresholds = report.get("thresholds", {})
+    policy = report.get("policy", {})
     facts = [
         ("Labels known until", _moment(data["cut_off"]) if "cut_off" in data else ""),
         ("Label delay", data.get("label_delay", "")),
@@ -310,9 +311,25 @@ def _data_facts(report: Report) -> list[tuple[str, str]]:
             "Weights",
             ", ".join(f"{name} {value:g}" for name, value in report.get("weights", {}).items()),
         ),
+        ("Policy set by", _policy_frauds(policy)),
+        ("Risk", _calibration_text(policy)),
         ("Peak memory", _memory(report["peak_memory_mb"]) if "peak_memory_mb" in report else ""),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def _policy_frauds(policy: Mapping[str, Any]) -> str:
+    if "validation_frauds" not in policy:
+        return ""
+    return f"{policy['validation_frauds']:,} frauds of validation that no rule blocks"
+
+
+def _calibration_text(policy: Mapping[str, Any]) -> str:
+    if "calibrated" not in policy:
+        return ""
+    if policy["calibrated"]:
+        return "calibrated: the probability of a fraud"
+    return "not calibrated: it ranks, and is no probability"
 
 
 def _sampling_text(sampling: Mapping[str, Any]) -> str:

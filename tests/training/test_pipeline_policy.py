@@ -17,8 +17,9 @@ from engine.rules import RuleSet, rule_context
 from engine.transaction import country_code
 from tests.training.pipeline_support import make_columns, write_dataset
 from training.pipeline.calibrate import anomaly_scale, choose_weights, fit_calibration
+from training.pipeline.decide import Validation, _read_off
 from training.pipeline.rules_replay import RuleReplay, countries_before
-from training.pipeline.spec import Costs
+from training.pipeline.spec import Costs, Options
 from training.pipeline.table import Text, Transactions, read_transactions
 from training.pipeline.thresholds import saving, thresholds_by_budget, thresholds_by_cost
 
@@ -157,6 +158,16 @@ def test_a_calibration_is_strictly_increasing_from_0_to_1_whatever_it_is_given(v
     Policy(0.5, 0.9, calibration=curve)  # refuses another range
     x = np.linspace(0, 1, 5_001)
     assert (np.diff(curve(x)) > 0).all()
+
+
+def test_thresholds_by_cost_are_refused_where_no_probability_can_be_told():
+    raw = np.random.default_rng(0).random(1_000)
+    options = Options(costs=Costs(review=2.0, block_legitimate=30.0))
+    reached = Validation(np.zeros(1_000, bool), np.ones(1_000))
+    with pytest.raises(InvalidDataset, match=r"1,000 .* 0 are known frauds.*--block-rate.*--rules"):
+        _read_off(raw, reached, Weights(), options)
+    policy, *_ = _read_off(raw, reached, Weights(), Options())
+    assert policy.calibration is None
 
 
 def test_a_probability_that_can_not_be_told_is_not_made_up():

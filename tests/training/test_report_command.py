@@ -162,6 +162,17 @@ def test_a_report_of_the_first_version_is_shown_without_plots():
     assert report_context({"status": "failed", "stage": "split"}) == {}
 
 
+def test_whether_the_risk_is_a_probability_is_told():
+    def facts(calibrated: bool) -> dict[str, str]:
+        policy = {"calibrated": calibrated, "validation_frauds": 1_204 * calibrated}
+        return dict(report_context(OLD | {"policy": policy})["data_facts"])
+
+    assert facts(True)["Policy set by"] == "1,204 frauds of validation that no rule blocks"
+    assert facts(True)["Risk"].startswith("calibrated")
+    assert facts(False)["Policy set by"].startswith("0 frauds")
+    assert facts(False)["Risk"].startswith("not calibrated")
+
+
 def test_importances_times_and_configurations_are_told():
     trials = [
         {"number": 0, "hyperparameters": {"learning_rate": 0.1, "max_bins": 127}, "rounds": []},

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.errors import InvalidDataset
 from engine.policy import PiecewiseLinear, Policy, Weights
 from training.pipeline.calibrate import choose_weights, fit_calibration
 from training.pipeline.rules_replay import Replayed, RuleReplay
@@ -59,6 +60,9 @@ def set_policy(
 
     Args:
         supervised, unsupervised: (rows,) scores in [0, 1] of the rows that are replayed.
+
+    Raises:
+        InvalidDataset: thresholds by cost are asked, and no probability can be told.
     """
     first = slice(0, len(validation.labels))
     policy = Policy(NEVER, NEVER)
@@ -94,6 +98,14 @@ def _read_off(
         budgets = options.budgets
         thresholds = thresholds_by_budget(risk, budgets.block, budgets.review)
         gain = None
+    elif calibration is None:
+        raise InvalidDataset(
+            "Thresholds by cost need probabilities, and none can be told: of the "
+            f"{len(raw):,} validation rows that the rules do not block, "
+            f"{int(reached.labels.sum()):,} are known frauds, too few or with no higher risks than "
+            "other rows. Set the thresholds by rates (--block-rate, --review-rate), take other "
+            "rules (--rules) that block less, or a longer validation part."
+        )
     else:
         thresholds = thresholds_by_cost(risk, reached.amount, options.costs)
         gain = saving(risk, reached.labels, reached.amount, thresholds, options.costs)
