@@ -4,9 +4,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from training.pipeline import baselines, importance
+from tests.training.pipeline_support import make_columns, write_dataset
+from training.pipeline import baselines, importance, stages
 from training.pipeline.baselines import logistic_baseline
+from training.pipeline.features import Features
 from training.pipeline.importance import grouped, permutation_importances
+from training.pipeline.prepare import Parts, choose_schema
+from training.pipeline.split import Split
+from training.pipeline.table import read_transactions
 
 
 def make(rows: int = 8_000, seed: int = 0):
@@ -65,7 +70,9 @@ def test_the_signal_is_the_most_important_input_and_noise_is_not():
     def predict(values):
         return values[:, 0]
 
-    found = permutation_importances(predict, matrix[:, columns], labels, list(model), seed=0)
+    found = permutation_importances(
+        predict, matrix[:, columns], labels, np.ones(30_000), list(model), seed=0
+    )
     assert found[0]["name"] == "signal"
     whole = precision(matrix[:, 0], labels)
     # Without its only input a model ranks at random: the fraud rate is left.
@@ -85,7 +92,7 @@ def test_a_category_is_shuffled_as_one():
         return np.where(values.sum(axis=1) == 1, values[:, 2], -1.0)
 
     names = ["transaction_type_A", "transaction_type_B", "transaction_type_C"]
-    (found,) = permutation_importances(predict, matrix, labels, names, seed=0)
+    (found,) = permutation_importances(predict, matrix, labels, np.ones(20_000), names, seed=0)
     assert (found["name"], found["columns"]) == ("transaction_type", 3)
     assert found["drop"] == pytest.approx(precision(matrix[:, 2], labels) - 0.02, abs=0.01)
 
@@ -93,10 +100,33 @@ def test_a_category_is_shuffled_as_one():
 def test_rows_are_drawn_from_both_classes_and_stand_for_all(monkeypatch):
     monkeypatch.setattr(importance, "ROWS", 200)
     labels = np.arange(10_000) % 40 == 0
-    rows, weights = importance._draw(labels, np.random.default_rng(0))
+    known = np.where(labels, 1.0, 5.0)
+    rows, weights = importance._draw(labels, known, np.random.default_rng(0))
     assert labels[rows].sum() == 100
     assert weights[labels[rows]].sum() == pytest.approx(labels.sum())
-    assert weights.sum() == pytest.approx(len(labels))
+    assert weights.sum() == pytest.approx(known.sum())
+
+
+def test_frauds_are_among_the_test_rows_however_few_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "TEST_SAMPLE_ROWS", 20)
+    path = write_dataset(tmp_path, make_columns(3_000, fraud_rate=0.005))
+    data = read_transactions(str(path))
+    split = Split(slice(0, 1_000), slice(1_000, 2_000), slice(2_000, 3_000), cut_off=0)
+    schema = choose_schema(data, split.train, ())
+    features = Features(data, schema, 0, labels_after=0)
+    rows = stages._test_rows(Parts(data, split, data.is_fraud, 0), features, seed=0)
+    frauds = int(data.is_fraud[split.test].sum())
+    assert (rows.labels.sum(), len(rows.labels)) == (frauds, frauds + 20)
+    assert rows.weights.sum() == pytest.approx(1_000)
+    found = permutation_importances(
+        lambda values: values[:, schema.positions["amount"]],
+        rows.matrix,
+        rows.labels,
+        rows.weights,
+        schema.names,
+        seed=0,
+    )
+    assert found[0]["name"] == "amount"
 
 
 def test_names_are_grouped_by_what_they_tell_of():

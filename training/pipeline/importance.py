@@ -23,6 +23,7 @@ def permutation_importances(
     predict: Callable[[Array], Array],
     matrix: Array,
     labels: Mask,
+    weights: Array,
     names: Sequence[str],
     seed: int,
 ) -> list[dict[str, Any]]:
@@ -37,6 +38,8 @@ def permutation_importances(
         predict: (n, columns) to (n,) scores, higher = more like a fraud.
         matrix: (rows, columns) of the test part, with both classes.
         labels: (rows,).
+        weights: (rows,) how many rows of the test part each stands for, the same for all of a
+            class.
         names: of the columns; those of one category are one input.
         seed: of the draws.
 
@@ -45,7 +48,7 @@ def permutation_importances(
         repeats) and its range over them, `low` and `high`.
     """
     rng = np.random.default_rng(seed)
-    rows, weights = _draw(labels, rng)
+    rows, weights = _draw(labels, weights, rng)
     sample, sample_labels = matrix[rows], labels[rows]
     chances = weights / weights.sum()
 
@@ -85,12 +88,14 @@ def grouped(names: Sequence[str]) -> dict[str, list[int]]:
     return groups
 
 
-def _draw(labels: Mask, rng: np.random.Generator) -> tuple[NDArray[np.int64], Array]:
+def _draw(
+    labels: Mask, weights: Array, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], Array]:
     """Rows of both classes, and what each stands for."""
-    rows, weights = [], []
+    rows, stands_for = [], []
     for each in (labels, ~labels):
         there = np.flatnonzero(each)
         drawn = rng.choice(there, min(ROWS // 2, len(there)), replace=False)
         rows.append(drawn)
-        weights.append(np.full(len(drawn), len(there) / len(drawn)))
-    return np.concatenate(rows), np.concatenate(weights)
+        stands_for.append(np.full(len(drawn), weights[there].sum() / len(drawn)))
+    return np.concatenate(rows), np.concatenate(stands_for)

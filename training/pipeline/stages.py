@@ -43,7 +43,7 @@ from training.pipeline.table import Transactions, read_transactions
 
 # A tree is stopped by the average precision on this many legitimate validation rows at most.
 STOP_ROWS = 200_000
-# Test rows that the export is compared on and the importances are measured on.
+# Legitimate test rows that the export is compared on and the importances are measured on.
 TEST_SAMPLE_ROWS = 100_000
 
 
@@ -55,13 +55,6 @@ class Fitting(NamedTuple):
     train_rate: float
     stop: FitPart
     stop_rate: float
-
-
-class TestRows(NamedTuple):
-    """Some of the test part."""
-
-    matrix: NDArray[np.float64]
-    labels: NDArray[np.bool_]
 
 
 class Trained(NamedTuple):
@@ -200,22 +193,21 @@ def _fit_others(fitting: Fitting, supervised: Supervised, spec: RunSpec) -> Mode
     return Models(supervised, unsupervised, logistic)
 
 
-def _test_rows(parts: Parts, features: Features, seed: int) -> TestRows:
-    """Rows of the test part, drawn at random."""
-    test = parts.split.test
-    drawn = min(TEST_SAMPLE_ROWS, test.stop - test.start)
+def _test_rows(parts: Parts, features: Features, seed: int) -> FitPart:
+    """Every fraud of the test part, which may be few, and legitimate rows drawn at random."""
     rng = np.random.default_rng(seed)
-    rows = np.sort(rng.choice(np.arange(test.start, test.stop), drawn, replace=False))
-    return TestRows(features.matrix(rows), parts.data.is_fraud[rows])
+    sample = draw(parts.split.test, parts.data.is_fraud, TEST_SAMPLE_ROWS, rng)
+    return FitPart(features.matrix(sample.rows), sample.labels, sample.weights)
 
 
 def _importances(
-    fitting: Fitting, supervised: Supervised, test_rows: TestRows, seed: int
+    fitting: Fitting, supervised: Supervised, test_rows: FitPart, seed: int
 ) -> list[dict[str, Any]]:
     return permutation_importances(
         lambda values: supervised_score(supervised.model, values),
         test_rows.matrix,
         test_rows.labels,
+        test_rows.weights,
         fitting.features.schema.names,
         seed,
     )
@@ -226,7 +218,7 @@ def _check_export(
     fitting: Fitting,
     models: Models,
     scored: Scored,
-    test_rows: TestRows,
+    test_rows: FitPart,
     seed: int,
 ) -> float:
     schema = fitting.features.schema
