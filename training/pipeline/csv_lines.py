@@ -30,7 +30,7 @@ NUL = "a NUL character"
 CARRIAGE_RETURN = "a carriage return within the line"
 RAGGED = "wrong number of fields"
 OPEN_QUOTE = "a quote that is never closed"
-BAD_QUOTE = "text after a closing quote"
+BAD_QUOTE = "text or a blank after a closing quote"
 TOO_LONG = "a line of more than 1 MiB"
 
 OnFault = Callable[[int, str, str, str], None]
@@ -118,10 +118,15 @@ class CsvFile:
     def _parse_header(self, line: bytes) -> tuple[str, ...]:
         try:
             names = next(csv.reader([line.decode().rstrip("\r")], strict=True))
-        except (UnicodeDecodeError, csv.Error) as error:
+        except UnicodeDecodeError as error:
             raise InvalidDataset(
-                f"{self.path.name}: the first line is not a CSV header in UTF-8 ({error})."
+                f"{self.path.name}: the header is {NOT_UTF8} ({error})."
             ) from error
+        except csv.Error as error:
+            faults = {"unexpected end": OPEN_QUOTE, "expected after": BAD_QUOTE}
+            fault = next((named for said, named in faults.items() if said in str(error)), error)
+            start = line[:80].decode(errors="replace").rstrip("\r")
+            raise InvalidDataset(f"{self.path.name}: the header has {fault}: {start}") from error
         return tuple(name.strip() for name in names)
 
     def clean(self, target: Path, on_fault: OnFault) -> Scan:
