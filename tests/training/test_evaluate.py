@@ -315,6 +315,17 @@ class TestEvaluate:
         assert metrics["saving_per_1000"] == pytest.approx(13_700)
         assert metrics["approve_all_cost_per_1000"] == pytest.approx(17_000)
         assert metrics["costs"] == {"review": 2.0, "block_legitimate": 7.0}
+        refund = evaluate(
+            part._replace(amount=np.array([-100, 50, 20, *[30] * 7])),
+            THRESHOLDS,
+            baselines={},
+            costs=costs,
+            seed=0,
+        )
+        # A fraud of -100 costs nothing; 50 is stopped.
+        assert refund["saving_per_1000"] == pytest.approx(3_700)
+        assert refund["approve_all_cost_per_1000"] == pytest.approx(7_000)
+        assert refund["review"]["value_recall"] == pytest.approx(50 / 70)
         free = evaluate(part, THRESHOLDS, baselines={}, costs=None, seed=0)
         assert free["saving_per_1000"] == pytest.approx(15_000)
         assert free["costs"] is None
@@ -427,6 +438,11 @@ class TestCurves:
         assert weeks[1]["review"]["recall"] == pytest.approx((risk[labels] >= 0.3).mean())
         low, high = weeks[1]["intervals"]["review"]["recall"]
         assert low < weeks[1]["review"]["recall"] < high
+
+    def test_a_missed_refund_costs_nothing(self):
+        part = small_part(labels=[True, True, False], amount=[-50, 20, 9], risk=[0.2, 0.2, 0.9])
+        missed = curves(part, THRESHOLDS, baselines={}, seed=0)["cost"]["missed_per_1000"]
+        assert (missed[0], missed[-1]) == (0.0, pytest.approx(20_000 / 3))
 
     def test_types_are_the_known_ones_most_frequent_first(self, long_part, drawn):
         assert [each["type"] for each in drawn["types"]] in (["A", "B"], ["B", "A"])

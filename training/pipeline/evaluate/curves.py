@@ -126,7 +126,7 @@ def _reliability(part: TestPart, seed: int) -> list[dict[str, Any]]:
 def _cost(part: TestPart) -> dict[str, list[float]]:
     """With everything from a threshold on stopped: per 1,000 transactions the amount of the frauds
     below it, the alerts, and those of them that are legitimate."""
-    risk, labels, amount = part.scores.risk, part.labels, part.amount
+    risk, labels, amount = part.scores.risk, part.labels, np.maximum(part.amount, 0.0)
     top = np.geomspace(1, len(risk), POINTS // 2).astype(np.int64)
     thresholds = np.unique([*np.linspace(0, 1, POINTS // 2 + 1), *np.sort(risk)[-top]])
     order = np.argsort(risk)

@@ -55,11 +55,11 @@ class Decisions:
         For each of `ALERTS`, `alert_figures`. `saving_per_1000`: what the decisions save per 1,000
         transactions beside approving all of them, in units of the currency: the amounts of the
         frauds that are blocked or reviewed (a review is taken to stop a fraud), less the costs of
-        reviews and of legitimate payments blocked. `approve_all_cost_per_1000`: the amounts of all
-        frauds per 1,000 transactions, which is the most that could be saved. `brier`: the mean
-        squared difference of risk and label over the rows that no rule blocks (a rule's 1 is a
-        decision, not a probability). `brier_skill`: 1 - brier / (the same for a constant risk, the
-        fraud rate); 0 tells nothing, 1 is perfect.
+        reviews and of legitimate payments blocked; an amount below 0 counts as 0.
+        `approve_all_cost_per_1000`: the amounts of all frauds per 1,000 transactions, which is the
+        most that could be saved. `brier`: the mean squared difference of risk and label over the
+        rows that no rule blocks (a rule's 1 is a decision, not a probability). `brier_skill`:
+        1 - brier / (the same for a constant risk, the fraud rate); 0 tells nothing, 1 is perfect.
         """
         sums = {name: sums.total(weights) for name, sums in self._sums.items()}
         rows, frauds = sums["rows"], sums["frauds"]
@@ -128,10 +128,12 @@ def _columns(part: TestPart, thresholds: Mapping[str, float]) -> dict[str, Array
             strict=True,
         )
     )
+    # A refund that is stopped saves nothing.
+    amount = np.maximum(part.amount, 0.0)
     columns = {
         "rows": np.ones(len(labels)),
         "frauds": labels.astype(np.float64),
-        "fraud_amount": part.amount * labels,
+        "fraud_amount": amount * labels,
         "scored": scored.astype(np.float64),
         "scored_frauds": (scored & labels).astype(np.float64),
         "squared_error": scored * (scores.risk - labels) ** 2,
@@ -139,7 +141,7 @@ def _columns(part: TestPart, thresholds: Mapping[str, float]) -> dict[str, Array
     for name, alerts in selected.items():
         columns[f"{name}.alerts"] = alerts.astype(np.float64)
         columns[f"{name}.caught"] = (alerts & labels).astype(np.float64)
-        columns[f"{name}.amount"] = part.amount * (alerts & labels)
+        columns[f"{name}.amount"] = amount * (alerts & labels)
     return columns
 
 
