@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
+from engine.features.schema import Attribute, FeatureSchema
 from tests.training.pipeline_support import make_columns, write_dataset
 from training.pipeline import baselines, importance, stages
 from training.pipeline.baselines import logistic_baseline
@@ -66,12 +67,13 @@ def test_the_signal_is_the_most_important_input_and_noise_is_not():
     matrix, labels = make(30_000)
     model = {"signal": 0, "constant": 1, "noise": 2, "unknown": 4}
     columns = list(model.values())
+    groups = {name: [at] for at, name in enumerate(model)}
 
     def predict(values):
         return values[:, 0]
 
     found = permutation_importances(
-        predict, matrix[:, columns], labels, np.ones(30_000), list(model), seed=0
+        predict, matrix[:, columns], labels, np.ones(30_000), groups, seed=0
     )
     assert found[0]["name"] == "signal"
     whole = precision(matrix[:, 0], labels)
@@ -91,8 +93,8 @@ def test_a_category_is_shuffled_as_one():
         # A row with no category or with two, which never occurs, would be scored lowest.
         return np.where(values.sum(axis=1) == 1, values[:, 2], -1.0)
 
-    names = ["transaction_type_A", "transaction_type_B", "transaction_type_C"]
-    (found,) = permutation_importances(predict, matrix, labels, np.ones(20_000), names, seed=0)
+    groups = {"transaction_type": [0, 1, 2]}
+    (found,) = permutation_importances(predict, matrix, labels, np.ones(20_000), groups, seed=0)
     assert (found["name"], found["columns"]) == ("transaction_type", 3)
     assert found["drop"] == pytest.approx(precision(matrix[:, 2], labels) - 0.02, abs=0.01)
 
@@ -123,21 +125,31 @@ def test_frauds_are_among_the_test_rows_however_few_are_drawn(tmp_path, monkeypa
         rows.matrix,
         rows.labels,
         rows.weights,
-        schema.names,
+        grouped(schema),
         seed=0,
     )
     assert found[0]["name"] == "amount"
 
 
-def test_names_are_grouped_by_what_they_tell_of():
-    names = ["amount", "direction_outgoing", "direction_incoming", "country_FR", "country_SN"]
-    names += ["country_mismatch", "attribute_channel_is_web", "attribute_channel_is_app"]
-    names += ["attribute_age"]
-    assert grouped(names) == {
-        "amount": [0],
-        "direction": [1, 2],
-        "country": [3, 4],
-        "country_mismatch": [5],
-        "attribute_channel": [6, 7],
-        "attribute_age": [8],
+def test_columns_are_grouped_by_what_they_tell_of():
+    attributes = (
+        Attribute("channel", "category", ("app", "web")),
+        Attribute("device_is_new", "boolean"),
+        Attribute("device_is_known_for", "number"),
+    )
+    schema = FeatureSchema(("TRANSFER", "PAYMENT"), ("FR", "SN"), attributes)
+    groups = grouped(schema)
+    names = {
+        group: [schema.names[column] for column in columns] for group, columns in groups.items()
     }
+    assert {group: found for group, found in names.items() if found != [group]} == {
+        "direction": ["direction_outgoing", "direction_incoming"],
+        "transaction_type": ["transaction_type_TRANSFER", "transaction_type_PAYMENT"],
+        "country": ["country_FR", "country_SN"],
+        "attribute_channel": ["attribute_channel_is_app", "attribute_channel_is_web"],
+    }
+    assert names["attribute_device_is_new"] == ["attribute_device_is_new"]
+    assert names["country_mismatch"] == ["country_mismatch"]
+    assert sorted(column for columns in groups.values() for column in columns) == list(
+        range(len(schema.names))
+    )

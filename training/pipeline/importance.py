@@ -1,22 +1,19 @@
 """Which inputs the supervised model's ranking hangs on: permutation importance."""
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
-from engine.features.catalogue import FEATURE_INDEX
+from engine.features.schema import FeatureSchema
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 ROWS = 10_000
 REPEATS = 5
-# One column for each value of one thing: it is shuffled as one.
-_ONE_HOT = re.compile(r"(transaction_type|country|direction|attribute_.+_is)_.+")
 
 
 def permutation_importances(
@@ -24,7 +21,7 @@ def permutation_importances(
     matrix: Array,
     labels: Mask,
     weights: Array,
-    names: Sequence[str],
+    groups: Mapping[str, Sequence[int]],
     seed: int,
 ) -> list[dict[str, Any]]:
     """How much average precision falls when an input's values come from other rows.
@@ -40,7 +37,7 @@ def permutation_importances(
         labels: (rows,).
         weights: (rows,) how many rows of the test part each stands for, the same for all of a
             class.
-        names: of the columns; those of one category are one input.
+        groups: the columns of each input, by its name; they are shuffled as one.
         seed: of the draws.
 
     Returns:
@@ -58,7 +55,7 @@ def permutation_importances(
 
     untouched = precision(sample)
     found = []
-    for name, columns in grouped(names).items():
+    for name, columns in groups.items():
         drops = []
         for _ in range(REPEATS):
             foreign = sample.copy()
@@ -78,13 +75,16 @@ def permutation_importances(
     return sorted(found, key=lambda each: -each["drop"])
 
 
-def grouped(names: Sequence[str]) -> dict[str, list[int]]:
-    """The columns of each input, by its name; a category's columns are one input."""
+def grouped(schema: FeatureSchema) -> dict[str, list[int]]:
+    """The columns of each input, by its name; one column for each value of one thing is one."""
+    one_hot = {f"direction_{name}": "direction" for name in ("outgoing", "incoming")}
+    one_hot |= {f"transaction_type_{name}": "transaction_type" for name in schema.transaction_types}
+    one_hot |= {f"country_{name}": "country" for name in schema.countries}
+    for attribute in schema.attributes:
+        one_hot |= dict.fromkeys(attribute.names, f"attribute_{attribute.name}")
     groups: dict[str, list[int]] = {}
-    for column, name in enumerate(names):
-        one_hot = None if name in FEATURE_INDEX else _ONE_HOT.fullmatch(name)
-        group = one_hot.group(1).removesuffix("_is") if one_hot else name
-        groups.setdefault(group, []).append(column)
+    for column, name in enumerate(schema.names):
+        groups.setdefault(one_hot.get(name, name), []).append(column)
     return groups
 
 

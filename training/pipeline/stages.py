@@ -28,7 +28,7 @@ from training.pipeline.fit import (
     fit_unsupervised,
     supervised_score,
 )
-from training.pipeline.importance import permutation_importances
+from training.pipeline.importance import grouped, permutation_importances
 from training.pipeline.judge import Judged, judge
 from training.pipeline.memory import peak_memory_mb
 from training.pipeline.prepare import Parts, choose_schema, describe, split_data
@@ -208,7 +208,7 @@ def _importances(
         test_rows.matrix,
         test_rows.labels,
         test_rows.weights,
-        fitting.features.schema.names,
+        grouped(fitting.features.schema),
         seed,
     )
 
