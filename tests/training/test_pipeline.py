@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -454,6 +455,26 @@ def test_a_file_that_is_not_parquet_is_refused(tmp_path):
     (tmp_path / "data.parquet").write_bytes(b"amount,currency\n1,EUR\n")
     report = run_here(write_spec(tmp_path / "run", tmp_path / "data.parquet"))
     assert "can't be read" in report["error"]
+
+
+def test_the_log_tells_the_parts_before_anything_is_fitted(tmp_path):
+    columns = make_columns(3_000, fraud_rate=0.05)
+    columns["label_known_at"] = columns["created_at"]
+    options = {
+        "hyperparameters": {"supervised": {"depth": 3}},
+        "periods": {
+            "train_until": "2026-02-01T00:00:00Z",
+            "validate_until": "2026-02-14T00:00:00Z",
+        },
+    }
+    failure(tmp_path, columns, options=options)
+    log = "".join(path.read_text() for path in sorted((tmp_path / "run" / "log").iterdir()))
+    (told,) = [line for line in log.splitlines() if "split: train" in line]
+    # A label delay (7 days) before the end that was asked for.
+    assert re.search(r"train 2026-01-01T\S+ to 2026-01-31T\S+ \([\d,]+ rows\)", told)
+    assert re.search(r"validation 2026-02-01T\S+ to 2026-02-06T\S+ \(", told)
+    assert re.search(r"test 2026-02-21T\S+ to 2026-03-01T\S+ \(", told)
+    assert told.endswith("labels known until 2026-02-14T00:00:00Z count")
 
 
 def test_a_broken_rule_set_is_refused_with_the_rule(finished, tmp_path):

@@ -131,6 +131,18 @@ def test_data_shorter_than_the_delay_names_the_option():
         split_by_shares(days(4), SHARES, 7 * DAY)
 
 
+@pytest.mark.parametrize("train_until", [55, 58])
+def test_a_part_that_the_cut_off_emptied_says_how_late_it_may_be(train_until):
+    periods = Periods(train_until=day(train_until), validate_until=day(60))
+    with pytest.raises(InvalidDataset, match="validation part has no rows") as refusal:
+        split_by_periods(days(100), periods, 7 * DAY, known_times=True)
+    assert refusal.value.detail.endswith(
+        "give a later --cut-off, at most the test's start (2026-03-09T00:00:00Z)."
+    )
+    later = split_by_periods(days(100), periods, 7 * DAY, cut_off=day(67), known_times=True)
+    assert later.validation == slice(train_until * 10, 600)
+
+
 def test_a_cut_off_within_the_test_part_is_refused():
     with pytest.raises(InvalidDataset, match="later than the beginning of the test part"):
         split_by_shares(days(100), SHARES, 7 * DAY, cut_off=day(90))

@@ -148,6 +148,15 @@ def describe(parts: Parts, spec: RunSpec) -> dict[str, Any]:
     }
 
 
+def outline(parts: Parts) -> str:
+    """The parts that a split gave, in a line: times, rows, and when labels were frozen."""
+    told = [
+        f"{name} {_period(parts.data, part)} ({part.stop - part.start:,} rows)"
+        for name, part in parts.split.parts()
+    ]
+    return f"{', '.join(told)}; labels known until {show_moment(parts.split.cut_off)} count"
+
+
 def _categories(column: Text, train: slice, least: int) -> tuple[str, ...]:
     """The values of a column worth a feature each: the most frequent of the training part."""
     codes = column.codes[train]

@@ -87,7 +87,7 @@ def split_by_shares(
             f"part begins {_span(times[0], test_begins)} after the first row: at the cut-off "
             f"({show_moment(frozen)}) the labels of {usable:,} rows are known, which can't be cut "
             "in two. Take a longer period, or a shorter --label-delay (0d if the labels were known "
-            "at once)."
+            "at once)." + _later_cut_off(frozen, test_begins)
         )
     train = _nearest(inner, shares[0] / (shares[0] + shares[1]) * usable)
     return Split(slice(0, train), slice(train, usable), slice(test, len(times)), frozen)
@@ -123,6 +123,7 @@ def split_by_periods(
                 f"{show_moment(frozen - label_delay)} have labels that are known at the cut-off "
                 f"({show_moment(frozen)}), and the test part begins at {show_moment(test_begins)}, "
                 f"{format_duration(label_delay)} (--label-delay) after validation."
+                + _later_cut_off(frozen, test_begins)
             )
     return split
 
@@ -153,6 +154,13 @@ def _cut_off(given: datetime | None, gap_begins: int, test_begins: int, known_ti
             f"({show_moment(test_begins)}): labels from the test period would be learnt from."
         )
     return cut_off
+
+
+def _later_cut_off(frozen: int, test_begins: int) -> str:
+    """What else to do where the cut-off leaves a part without rows."""
+    if frozen >= test_begins:
+        return ""
+    return f" Or give a later --cut-off, at most the test's start ({show_moment(test_begins)})."
 
 
 def _usable(times: NDArray[np.int64], gap_begins: int, last: int) -> int:

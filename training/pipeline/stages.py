@@ -31,7 +31,7 @@ from training.pipeline.fit import (
 from training.pipeline.importance import grouped, permutation_importances
 from training.pipeline.judge import Judged, judge
 from training.pipeline.memory import peak_memory_mb
-from training.pipeline.prepare import Parts, choose_schema, describe, split_data
+from training.pipeline.prepare import Parts, choose_schema, describe, outline, split_data
 from training.pipeline.progress import Progress
 from training.pipeline.rules_replay import RuleReplay
 from training.pipeline.run_folder import PREDICTIONS, RunFolder
@@ -84,6 +84,7 @@ def train(spec: RunSpec, folder: RunFolder) -> dict[str, Any]:
     with progress.stage("split"):
         delay = spec.options.label_delay_us
         parts = split_data(data, spec.options, LABEL_DELAY if delay is None else delay)
+        folder.log(f"split: {outline(parts)}")
         del data
     with progress.stage("features"):
         fitting = _features(parts, spec, progress)
