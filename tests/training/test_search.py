@@ -61,6 +61,16 @@ def test_each_round_has_a_third_of_the_trials_and_three_times_the_rows():
         assert getattr(found.best.model, name) == value
 
 
+def test_no_round_has_the_rows_of_another(monkeypatch):
+    monkeypatch.setattr(searching, "LEAST_ROWS", 4_000)
+    found = run(Search(configurations=9, minutes=10))
+    for trial in found.trials:
+        rows = [each["rows"] for each in trial.rounds]
+        assert rows in ([4_000], [4_000, 6_000])
+    # A third of them went on, and the default.
+    assert sum(len(trial.rounds) == 2 for trial in found.trials) in (3, 4)
+
+
 def test_the_seed_decides_everything_but_the_seconds():
     def tried(seed):
         trials = run(Search(configurations=3, minutes=10), seed=seed).describe()["trials"]

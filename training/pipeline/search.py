@@ -214,11 +214,16 @@ def _configurations(count: int, seed: int) -> list[dict[str, Any]]:
 
 
 def _round_sizes(trials: int, rows: int) -> list[int]:
-    """Rows of each round, three times as many in each, until one or two trials are left."""
+    """Rows of each round, three times as many in each, until one or two trials are left.
+
+    The least number of rows can make the first rounds equal: a second fit of the same rows would
+    tell nothing, so there is one of them.
+    """
     rounds = 1
     while trials // KEPT**rounds >= 1:
         rounds += 1
-    return [max(rows // KEPT**back, min(rows, LEAST_ROWS)) for back in range(rounds - 1, -1, -1)]
+    least = min(rows, LEAST_ROWS)
+    return sorted({max(rows // KEPT**back, least) for back in range(rounds)})
 
 
 def _thinned(part: FitPart, rows: int, seed: int) -> FitPart:
