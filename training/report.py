@@ -132,6 +132,7 @@ def report_context(report: Report) -> dict[str, Any]:
         "importances": importances[:FIRST_INPUTS],
         "more_importances": importances[FIRST_INPUTS:],
         "search": _search_table(report.get("search") or {}),
+        "search_cut": _search_cut(report.get("search") or {}),
         "data": _data_table(report),
         "data_facts": _data_facts(report),
         "stages": _stages(report),
@@ -369,6 +370,16 @@ def _search_table(search: Mapping[str, Any]) -> Table:
             )
             for trial in trials
         ],
+    )
+
+
+def _search_cut(search: Mapping[str, Any]) -> str:
+    """That the budget ended the search; empty when it did not."""
+    if search.get("complete", True):
+        return ""
+    return (
+        f"The search was ended by its budget, after {search['seconds'] / 60:.1f} minutes: not all "
+        "rounds were done, and another search with the same seed may choose otherwise."
     )
 
 

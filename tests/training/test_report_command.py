@@ -173,6 +173,16 @@ def test_whether_the_risk_is_a_probability_is_told():
     assert facts(False)["Risk"].startswith("not calibrated")
 
 
+@pytest.mark.parametrize("rounds", [[], [{"average_precision": 0.5}]])
+def test_a_search_that_its_budget_ended_is_told(rounds):
+    trials = [{"number": 0, "hyperparameters": {}, "rounds": rounds}]
+    search = {"chosen": 0, "complete": False, "seconds": 90.04, "trials": trials}
+    page = report_html(succeeded(report=OLD | {"search": search}))
+    assert "The search was ended by its budget, after 1.5 minutes" in page
+    whole = succeeded("1.1.0", OLD | {"search": search | {"complete": True}})
+    assert "budget" not in report_html(whole)
+
+
 def test_importances_times_and_configurations_are_told():
     trials = [
         {"number": 0, "hyperparameters": {"learning_rate": 0.1, "max_bins": 127}, "rounds": []},
@@ -205,6 +215,7 @@ def test_importances_times_and_configurations_are_told():
     assert context["search"].header == ("", "learning rate", "rounds", "average precision")
     rows = [[cell.value for cell in row] for row in context["search"].rows]
     assert rows == [["1, kept", "0.05", "2", "0.6000"], ["2", "0.2", "1", "0.7000"]]
+    assert context["search_cut"] == ""
     stages = [(stage, bar.length, memory) for stage, bar, memory in context["stages"]]
     assert stages[0][:2] == ("load", 25.0)
     assert "100" in stages[0][2]
