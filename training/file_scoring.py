@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from training.pipeline.score_file import Summary
 
 IMPORTED = "data"
+SCORES = "scores.parquet"
 
 Progress = Callable[[str, float, str], None]
 """Called with what is being done, the share of it that is (0 to 1), and how it goes on."""
@@ -67,8 +68,6 @@ class FileScored(NamedTuple):
     version: ModelVersion
     rule_set: RuleSetRow
     summary: "Summary"
-    unknown_attributes: tuple[str, ...]
-    """Attributes that the version reads and the data does not have."""
     rejected: int
     rejects: Path
 
@@ -106,11 +105,9 @@ def file_score(
     # DuckDB and pyarrow: too heavy for the web process
     from training.pipeline.datasets import work_folder
     from training.pipeline.reading import failures_refused
-    from training.pipeline.score_file import write_scores
-    from training.pipeline.table import read_transactions
 
-    rejects = out.with_name(f"{out.name}.rejects.csv")
-    _check_target(subject, out, rejects, force=force)
+    target = _Target(out, subject.files, force)
+    target.check()
     chosen, rule_set = _version(model, version), _rule_set(model, rules)
     bundle = load_bundle(
         open_store(settings.ARTIFACTS_DIR), chosen.location, chosen.manifest_sha256
@@ -118,35 +115,70 @@ def file_score(
     failure = f"Writing {out} failed, and nothing was written"
     with failures_refused(failure), work_folder(out.absolute().parent) as work:
         found = _found(subject, work, labels=labels, progress=progress)
-        progress("loading", 0.0, "")
-        data = read_transactions(found.location)
-        summary = write_scores(
-            work / "scores.parquet",
-            bundle,
-            RuleSet.from_toml(rule_set.source),
-            data,
-            labels_after=found.labels_after(bundle) if labels else None,
-            features=features,
-            progress=_Rate(len(data), progress),
-        )
-        _check_target(subject, out, rejects, force=force)
-        if found.rejected:
-            (work / IMPORTED / "rejects.csv").replace(rejects)
-        (work / "scores.parquet").replace(out)
-    unknown = [each.name for each in bundle.schema.attributes if each.name not in data.attributes]
-    return FileScored(chosen, rule_set, summary, tuple(unknown), found.rejected, rejects)
+        labels_after = found.labels_after(bundle) if labels else None
+        summary = _scored(found, work, bundle, rule_set, labels_after, features, progress)
+        target.publish(work, found.rejected)
+    return FileScored(chosen, rule_set, summary, found.rejected, target.rejects)
 
 
-def _check_target(subject: Subject, out: Path, rejects: Path, *, force: bool) -> None:
-    if not out.absolute().parent.is_dir():
-        raise InvalidDataset(f"There is no folder {out.absolute().parent} to write {out.name} in.")
-    if out.is_dir():
-        raise InvalidDataset(f"{out} is a folder; name a file.")
-    for path in (out, rejects):
-        if path.exists() and any(path.samefile(each) for each in subject.files if each.exists()):
-            raise InvalidDataset(f"{path} is one of the files to score.")
-        if path.exists() and not force:
-            raise InvalidDataset(f"{path} exists already. To write over it: --force")
+def _scored(
+    found: _Rows,
+    work: Path,
+    bundle: Bundle,
+    rule_set: RuleSetRow,
+    labels_after: int | None,
+    features: bool,
+    progress: Progress,
+) -> "Summary":
+    from training.pipeline.score_file import write_scores
+    from training.pipeline.table import read_transactions
+
+    progress("loading", 0.0, "")
+    data = read_transactions(found.location)
+    return write_scores(
+        work / SCORES,
+        bundle,
+        RuleSet.from_toml(rule_set.source),
+        data,
+        labels_after=labels_after,
+        features=features,
+        progress=_Rate(len(data), progress),
+    )
+
+
+@dataclass(frozen=True)
+class _Target:
+    """The file to write, and beside it the list of the rows that were left out."""
+
+    out: Path
+    files: Sequence[Path]
+    force: bool
+
+    @property
+    def rejects(self) -> Path:
+        return self.out.with_name(f"{self.out.name}.rejects.csv")
+
+    def check(self) -> None:
+        """Raise InvalidDataset when something is in the way."""
+        folder = self.out.absolute().parent
+        if not folder.is_dir():
+            raise InvalidDataset(f"There is no folder {folder} to write {self.out.name} in.")
+        if self.out.is_dir():
+            raise InvalidDataset(f"{self.out} is a folder; name a file.")
+        for path in (self.out, self.rejects):
+            if path.exists() and any(path.samefile(each) for each in self.files if each.exists()):
+                raise InvalidDataset(f"{path} is one of the files to score.")
+            if path.exists() and not self.force:
+                raise InvalidDataset(f"{path} exists already. To write over it: --force")
+
+    def publish(self, work: Path, rejected: int) -> None:
+        """Put what was made in `work` in its place, unless something came in the way meanwhile."""
+        self.check()
+        if rejected:
+            (work / IMPORTED / "rejects.csv").replace(self.rejects)
+        else:
+            self.rejects.unlink(missing_ok=True)  # of what is written over
+        (work / SCORES).replace(self.out)
 
 
 def _version(model: str, version: str | None) -> ModelVersion:

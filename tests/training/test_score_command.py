@@ -223,9 +223,41 @@ def test_what_is_missing_is_said(sent, mapping, out, tmp_path, capsys):
         writer.writeheader()
         writer.writerows(sent)
     score(path, "--out", out)
-    assert "attributes that the data does not have" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "what no row has, and takes it as unknown: channel, device_age_days, is_vpn." in said
+    share = sum(row["transaction_type"] == "CASH_OUT" for row in sent) / ROWS
+    assert f"In {share:.1%} of the rows, transaction_type is a value that the version" in said
+    facts = json.loads(pq.read_table(out).schema.metadata[score_file.FACTS_KEY])
+    assert facts["absent"] == ["channel", "device_age_days", "is_vpn"]
+    assert facts["unseen"]["transaction_type"] == share
     with pytest.raises(CommandError, match="Give FILE, or --dataset"):
         score("--out", out)
+
+
+def test_absent_balances_and_unseen_categories_are_told(sent, mapping, out, tmp_path, capsys):
+    rows = [{**row, "source_balance": None, "channel": "fax"} for row in sent]
+    score(shuffled(tmp_path / "in.csv", rows), "--mapping", mapping, "--out", out)
+    said = capsys.readouterr().out
+    assert "takes it as unknown: source_balance." in said
+    assert "In 100.0% of the rows, channel is a value" in said
+
+
+@pytest.mark.parametrize(
+    "option",
+    [("--mapping", "m.toml"), ("--preset", "canonical"), ("--start", "2026-01-01"),
+     ("--on-bad-rows", "stop")],
+)  # fmt: skip
+def test_how_a_file_is_read_is_refused_for_a_data_set(out, option):
+    with pytest.raises(CommandError, match=f"{option[0]}: an imported data set is read as it was"):
+        score("--dataset", "past", "--out", out, *option)
+
+
+def test_the_list_of_an_earlier_file_goes_with_it(sent, mapping, out, tmp_path):
+    path = live_traffic.write_csv(tmp_path / "in.csv", [{**sent[0], "amount": "x"}, *sent[1:]])
+    score(path, "--mapping", mapping, "--out", out, "--on-bad-rows", "skip")
+    live_traffic.write_csv(path, sent)
+    score(path, "--mapping", mapping, "--out", out, "--force")
+    assert [each.name for each in out.parent.iterdir()] == ["scores.parquet"]
 
 
 def test_without_a_champion_a_version_must_be_named(sent, mapping, out, tmp_path):

@@ -20,6 +20,7 @@ from engine.scorer import ANOMALY_HIGH, DECIMALS, SUPERVISED_HIGH
 from engine.transaction import COUNTRY_HISTORY
 from training.pipeline.bulk import ScoredRows, score_in_order
 from training.pipeline.table import ATTRIBUTE_PREFIX, Text, Transactions
+from training.pipeline.unfamiliar import Unfamiliar, unfamiliar
 
 FACTS_KEY = b"sentinelle_scores"
 _TIME = pa.timestamp("us", "UTC")
@@ -28,12 +29,14 @@ _CARRIERS = ((), (SUPERVISED_HIGH,), (ANOMALY_HIGH,), (SUPERVISED_HIGH, ANOMALY_
 
 
 class Summary(NamedTuple):
-    """What a file of scores holds: counts by decision and by reason, and the seconds it took."""
+    """What a file of scores holds: counts by decision and by reason, what of the data the version
+    makes nothing of, and the seconds it took."""
 
     rows: int
     decisions: dict[str, int]
     reasons: dict[str, int]
     """The most frequent first."""
+    unfamiliar: Unfamiliar
     seconds: float
 
 
@@ -50,7 +53,8 @@ def write_scores(
     """Score a data set as `score_in_order` does, into the Parquet file `path`.
 
     Scores have 6 decimals, and those of the models are null where a rule blocks, as in an answer
-    of `/score`. The file's metadata names the version and the rules.
+    of `/score`. The file's metadata names the version and the rules,
+    and what of the data the version makes nothing of.
 
     Args:
         labels_after: as for `score_in_order`.
@@ -59,7 +63,8 @@ def write_scores(
     """
     started = time.monotonic()
     counted = _Counted()
-    with _Writer(path, bundle, rules) as writer:
+    unknown = unfamiliar(bundle.schema, data)
+    with _Writer(path, _facts(bundle, rules, unknown)) as writer:
         rows = slice(0, len(data))
         for part in score_in_order(bundle, rules, data, rows, labels_after=labels_after):
             columns = {**_identity(data, part), **_answers(bundle, part, counted)}
@@ -67,7 +72,19 @@ def write_scores(
                 columns |= _features(bundle, data, part)
             writer.write(columns)
             progress(part.rows.stop)
-    return counted.summary(time.monotonic() - started)
+    return Summary(
+        len(data), counted.decisions, counted.reasons, unknown, time.monotonic() - started
+    )
+
+
+def _facts(bundle: Bundle, rules: RuleSet, unknown: Unfamiliar) -> dict[str, Any]:
+    return {
+        "model": bundle.manifest.model,
+        "model_version": f"v{bundle.manifest.version}",
+        "manifest_sha256": bundle.manifest_sha256,
+        "rule_set_sha256": rules.sha256,
+        **unknown._asdict(),
+    }
 
 
 class _Counted:
@@ -85,23 +102,23 @@ class _Counted:
             for name in names:
                 self._reasons[name] += count
 
-    def summary(self, seconds: float) -> Summary:
-        """What was counted."""
-        reasons = dict(self._reasons.most_common())
-        return Summary(self._decisions.total(), dict(self._decisions), reasons, seconds)
+    @property
+    def decisions(self) -> dict[str, int]:
+        """How often each was taken, 0 included."""
+        return dict(self._decisions)
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """How often each was given, the most frequent first."""
+        return dict(self._reasons.most_common())
 
 
 class _Writer:
     """A Parquet file that has the columns of what is written to it first."""
 
-    def __init__(self, path: Path, bundle: Bundle, rules: RuleSet) -> None:
+    def __init__(self, path: Path, facts: dict[str, Any]) -> None:
         self._path = path
-        self._facts = {
-            "model": bundle.manifest.model,
-            "model_version": f"v{bundle.manifest.version}",
-            "manifest_sha256": bundle.manifest_sha256,
-            "rule_set_sha256": rules.sha256,
-        }
+        self._facts = facts
         self._file: pq.ParquetWriter | None = None
 
     def __enter__(self) -> "_Writer":

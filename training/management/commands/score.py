@@ -1,8 +1,9 @@
 """Score a file of transactions into a file of scores."""
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.core.management.base import CommandError
@@ -12,7 +13,11 @@ from training.file_scoring import FileScored, Subject, file_score
 from training.management.commands.simulate import parse_date
 from training.pipeline.presets import preset_names
 
+if TYPE_CHECKING:
+    from training.pipeline.unfamiliar import Unfamiliar
+
 TOP_REASONS = 8
+OF_FILES = ("preset", "mapping", "start", "on_bad_rows")
 
 
 class Command(SentinelleCommand):
@@ -31,9 +36,7 @@ is given. docs/scoring.md describes the columns of OUT."""
         parser.add_argument("--out", type=Path, required=True, help="the Parquet file to write")
         parser.add_argument("--force", action="store_true", help="write over OUT")
         how = parser.add_mutually_exclusive_group()
-        how.add_argument(
-            "--preset", choices=preset_names(), default="canonical", help="how FILE is read"
-        )
+        how.add_argument("--preset", choices=preset_names(), help="how FILE is read (canonical)")
         how.add_argument("--mapping", type=Path, help="how FILE is read: a mapping file, in TOML")
         parser.add_argument(
             "--start", type=parse_date, help="when a mapping counts hours: the first one, in UTC"
@@ -41,7 +44,6 @@ is given. docs/scoring.md describes the columns of OUT."""
         parser.add_argument(
             "--on-bad-rows",
             choices=("stop", "skip"),
-            default="stop",
             help="stop: score nothing if a row is bad (the default); skip: leave bad rows out",
         )
         parser.add_argument("--model", default=settings.MODEL_NAME)
@@ -61,14 +63,7 @@ is given. docs/scoring.md describes the columns of OUT."""
     def handle(self, **options: Any) -> None:
         if bool(options["files"]) == bool(options["dataset"]):
             raise CommandError("Give FILE, or --dataset.")
-        subject = Subject(
-            files=options["files"],
-            preset=options["preset"],
-            mapping=options["mapping"],
-            start=options["start"],
-            on_bad_rows=options["on_bad_rows"],
-            dataset=options["dataset"],
-        )
+        subject = _subject(options)
         shown = ShownProgress(self)
         try:
             scored = file_score(
@@ -103,14 +98,27 @@ is given. docs/scoring.md describes the columns of OUT."""
             self.stdout.write(f"  {count:>12,}  {reason}")
         if len(reasons) > TOP_REASONS:
             self.stdout.write(f"  … and {len(reasons) - TOP_REASONS} more reasons")
-        if scored.unknown_attributes:
-            self.stdout.write(
-                self.style.WARNING(
-                    "The version reads attributes that the data does not have; they count as "
-                    f"unknown: {', '.join(scored.unknown_attributes)}."
-                )
-            )
+        for warning in _warnings(summary.unfamiliar):
+            self.stdout.write(self.style.WARNING(warning))
         if scored.rejected:
             self.stdout.write(
                 self.style.WARNING(f"{scored.rejected:,} rows were left out: {scored.rejects}")
             )
+
+
+def _subject(options: dict[str, Any]) -> Subject:
+    how = {name: options[name] for name in OF_FILES if options[name] is not None}
+    if options["dataset"] and how:
+        given = ", ".join(f"--{name.replace('_', '-')}" for name in how)
+        raise CommandError(f"{given}: an imported data set is read as it was imported.")
+    return Subject(files=options["files"], dataset=options["dataset"], **how)
+
+
+def _warnings(unfamiliar: "Unfamiliar") -> Iterator[str]:
+    if unfamiliar.absent:
+        yield (
+            "The version reads what no row has, and takes it as unknown: "
+            f"{', '.join(unfamiliar.absent)}."
+        )
+    for name, share in unfamiliar.unseen.items():
+        yield f"In {share:.1%} of the rows, {name} is a value that the version has no input for."
