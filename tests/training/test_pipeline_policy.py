@@ -83,6 +83,24 @@ def test_the_anomaly_scale_keeps_the_order_when_most_scores_are_tied():
     assert (np.diff(scale(np.linspace(0.41, 0.69, 50))) > 0).all()
 
 
+def test_the_anomaly_scale_is_nowhere_steep():
+    """Half of the rows, and again a few rare ones, have nearly the same score."""
+    rng = np.random.default_rng(0)
+    raw = np.concatenate(
+        (
+            0.4 + 1e-9 * rng.random(50_000),
+            rng.uniform(0.41, 0.6, 49_000),
+            0.7 + 1e-7 * rng.random(1_000),
+        )
+    )
+    scale = anomaly_scale(raw)
+    assert np.max(np.diff(scale.y) / np.diff(scale.x)) <= 1_000 * (1 + 1e-6)
+    assert scale(raw + 1e-9) - scale(raw) == pytest.approx(0, abs=1.01e-6)
+    assert scale(np.array([0.39, 0.702])).tolist() == [0.0, 1.0]
+    # Away from there it is the scale of quantiles: the top 10 % begin at 1/3.
+    assert scale(np.quantile(raw, [0.9]))[0] == pytest.approx(1 / 3, abs=0.01)
+
+
 def test_one_raw_score_for_all_is_refused():
     with pytest.raises(InvalidDataset, match="the same score"):
         anomaly_scale(np.full(1_000, 0.5))

@@ -31,6 +31,9 @@ MOST_KNOTS = 24
 STEPS = 4
 # The share of the identity in the calibration: what keeps it strictly increasing.
 SLOPE = 1e-4
+# The slope of the anomaly scale at most: of raw scores that differ by 1e-9, as they may from one
+# machine to another, it makes scores that differ by 1e-6.
+STEEPEST = 1_000.0
 # Knots nearer to one another would be one number after the calibration.
 CLOSEST = 1e-9
 # The last knot lies here at the latest. From it the curve rises to (1, 1), which no data asks for.
@@ -44,7 +47,8 @@ def anomaly_scale(raw: NDArray[np.float64]) -> PiecewiseLinear:
 
     A plain quantile would press all that matters, the last percent, into 0.99 to 1 and give the
     median row 0.5. On this scale the median row gets 0.1, the top 10 % begin at 1/3, the top 1 % at
-    2/3 and the top 0.1 % at 1.
+    2/3 and the top 0.1 % at 1. Where quantiles nearly coincide they are moved apart, upwards, by
+    1 / STEEPEST at most.
 
     Args:
         raw: (rows,) validation scores, higher = more anomalous.
@@ -60,7 +64,9 @@ def anomaly_scale(raw: NDArray[np.float64]) -> PiecewiseLinear:
             "The anomaly model gives (nearly) every validation row the same score: the features "
             "do not vary."
         )
-    return PiecewiseLinear(tuple(knots.tolist()), tuple(scale[first].tolist()))
+    scale = scale[first]
+    knots = np.maximum.accumulate(knots - scale / STEEPEST) + scale / STEEPEST
+    return PiecewiseLinear(tuple(knots.tolist()), tuple(scale.tolist()))
 
 
 def choose_weights(

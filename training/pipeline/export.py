@@ -101,8 +101,7 @@ def check_export(
             SupervisedModel(files[SUPERVISED], features).predict(rows)
             - supervised_score(supervised.model, rows)
         ),
-        # Before the scale, which is the same code on both sides and can be steep: where two of its
-        # points nearly meet, it would make a difference of 1e-9 one of 1e-5.
+        # Before the scale, which is the same code on both sides and multiplies differences.
         UNSUPERVISED: np.abs(forest.raw(rows) - raw),
     }
     for name, difference in differences.items():
