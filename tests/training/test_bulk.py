@@ -172,9 +172,8 @@ def test_the_champion_is_judged_with_labels_that_arrive_as_in_the_run(data, tmp_
     champion = Champion(
         version="1.0.0", location=f"{tmp_path}/fraud/v1.0.0", manifest_sha256=digest
     )
-    rival = _score_champion(
-        champion, RULES, Parts(data, split, data.is_fraud, 7 * DAY), lambda *_: None
-    )
+    parts = Parts(data, split, data.is_fraud, 7 * DAY)
+    rival = _score_champion(champion, RULES, parts, "of the data", lambda *_: None)
 
     def risk(labels_after: int) -> np.ndarray:
         bundle = load_bundle(store, "fraud/v1.0.0", digest)
