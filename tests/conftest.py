@@ -4,6 +4,10 @@ import os
 
 import pytest
 
+# As the training program does, before a test loads OpenMP. By default its threads spin while they
+# wait: on a busy machine that makes a fit of a few rows many times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 DATABASE_FIXTURES = {"db", "transactional_db", "django_db_serialized_rollback", "live_server"}
 
 

@@ -1,12 +1,8 @@
 """A small data set with frauds that can be learnt, and runs on it."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
-
-# As the program does, before scikit-learn is there to read it.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import pyarrow as pa

@@ -7,7 +7,7 @@ import pandas as pd
 
 from tests.training.pipeline_support import make_columns, run_here, write_dataset, write_spec
 
-ROWS = 20_000
+ROWS = 12_000
 CHAMPION = {"supervised": {"max_iter": 3}, "unsupervised": {"n_estimators": 20}}
 
 
