@@ -13,7 +13,7 @@ import pytest
 
 from engine.errors import InvalidDataset
 from engine.store import LocalStore
-from tests.training.pipeline_support import QUICK, make_columns, run_here, write_dataset, write_spec
+from tests.training.pipeline_support import QUICK, make_columns, write_dataset, write_spec
 from training.pipeline.job import execute
 from training.pipeline.memory import peak_memory_mb, restart_peak, used_memory_mb, watch_memory
 from training.pipeline.run_folder import RunFolder
@@ -150,7 +150,11 @@ def test_less_memory_means_fewer_rows_and_then_a_refusal():
 
 def test_a_limit_that_is_too_low_stops_the_run_at_its_features(tmp_path, dataset):
     options = {"hyperparameters": QUICK, "memory_limit_mb": 500}
-    report = run_here(write_spec(tmp_path / "run", dataset, options=options))
+    folder = write_spec(tmp_path / "run", dataset, options=options)
+    # A process of its own: what goes over the limit is ended, and this one is over it already.
+    done = subprocess.run([sys.executable, "-m", "training.pipeline.job", folder], cwd=ROOT)
+    assert done.returncode == 1
+    report = json.loads((folder / "report.json").read_text())
     assert (report["status"], report["stage"]) == ("failed", "features")
     assert "--memory-limit is 500 MB" in report["error"]
 
