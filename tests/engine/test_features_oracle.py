@@ -204,7 +204,7 @@ def test_without_labels_nothing_is_a_confirmed_fraud() -> None:
 
 
 def test_the_result_does_not_depend_on_the_number_of_threads() -> None:
-    rows = _busy(45_000, MINUTE, seed=5)
+    rows = _busy(45_000, MINUTE, seed=5, is_source=True)
     once = replayed(rows, threads=1)
     assert replayed(rows, threads=2).tobytes() == once.tobytes()
     assert replayed(rows, threads=7).tobytes() == once.tobytes()
