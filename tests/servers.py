@@ -73,5 +73,5 @@ def prepare_environment() -> None:
         os.environ["DATABASE_URL"] = f"sqlite:///{folder}/db.sqlite3"
 
 
-if "PYTEST_XDIST_WORKER" not in os.environ:
-    prepare_environment()
+# Each of several test processes has servers and a home of its own.
+prepare_environment()
