@@ -206,7 +206,7 @@ class BucketStore:
         return self._bucket().blob(self.prefix + _checked(name))
 
     def _bucket(self) -> Any:
-        from google.cloud import storage
+        import google.cloud.storage as storage
 
         if self._client is None or self._client[0] != os.getpid():
             self._client = (os.getpid(), storage.Client())

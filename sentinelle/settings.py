@@ -76,6 +76,18 @@ if RATE_LIMIT and not re.fullmatch(r"[1-9]\d*/(s|m|h|d)", RATE_LIMIT):
     raise ImproperlyConfigured(f"RATE_LIMIT is {RATE_LIMIT!r}; expected such as 100/s or 5000/m.")
 TRAINING_LEASE_SECONDS = 30
 
+# --- Google Cloud --------------------------------------------------------------------------
+GOOGLE_CLOUD_PROJECT = env_str("GOOGLE_CLOUD_PROJECT")
+GOOGLE_CLOUD_REGION = env_str("GOOGLE_CLOUD_REGION", "europe-west1")
+# Where Google's APIs are, when it is not at Google: a local server in tests.
+GOOGLE_API_ENDPOINT = env_url("GOOGLE_API_ENDPOINT", "", ["http", "https"])
+TRAINING_JOB = env_str("TRAINING_JOB", "sentinelle-training")
+TRAINING_IMAGE = env_str("TRAINING_IMAGE")
+TRAINING_SERVICE_ACCOUNT = env_str("TRAINING_SERVICE_ACCOUNT")
+TRAINING_VM = env_str("TRAINING_VM", "ml-training-vm")
+TRAINING_VM_ZONE = env_str("TRAINING_VM_ZONE", "us-central1-a")
+TRAINING_VM_TYPE = env_str("TRAINING_VM_TYPE", "e2-micro")
+
 # --- Django --------------------------------------------------------------------------------
 INSTALLED_APPS = [
     "deployments",
@@ -89,6 +101,7 @@ INSTALLED_APPS = [
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
     "rest_framework",
+    "django_celery_beat",
 ]
 MIDDLEWARE = [
     "sentinelle.middleware.ProbeMiddleware",

@@ -10,6 +10,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from deployments.models import (
+    ImmutableModel,
     ModelVersion,
     RegisteredModel,
     RuleSet,
@@ -48,13 +49,14 @@ class Dataset(models.Model):
 
 class RunState(models.TextChoices):
     QUEUED = "queued"
+    STARTING = "starting"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
 
 
-ACTIVE = [RunState.QUEUED, RunState.RUNNING]
+ACTIVE = [RunState.QUEUED, RunState.STARTING, RunState.RUNNING]
 
 
 class TrainingRun(models.Model):
@@ -80,6 +82,15 @@ class TrainingRun(models.Model):
         help_text="Those of pipeline.spec.Options that are not the default",
     )
     launcher = models.CharField(max_length=16, default="local")
+    launcher_reason = models.CharField(
+        max_length=300, blank=True, help_text="Why “auto” chose this launcher"
+    )
+    resources = models.JSONField(
+        default=dict, blank=True, help_text="What the place gives it, see launchers/resources.py"
+    )
+    handle = models.CharField(
+        max_length=500, blank=True, help_text="What the launcher calls it at its place"
+    )
     state = models.CharField(max_length=16, choices=RunState.choices, default=RunState.QUEUED)
     requested_by = models.CharField(max_length=150, blank=True)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
@@ -94,13 +105,31 @@ class TrainingRun(models.Model):
     lease_until = models.DateTimeField(
         null=True, blank=True, help_text="A run past its lease has no worker"
     )
-    heartbeat_at = models.DateTimeField(null=True, blank=True)
+    heartbeat_at = models.DateTimeField(
+        null=True, blank=True, help_text="When its program was last seen alive, by our clock"
+    )
+    heartbeat_text = models.CharField(
+        max_length=40, blank=True, help_text="The program's last heartbeat, by its own clock"
+    )
+    next_step_at = models.DateTimeField(
+        null=True, blank=True, help_text="When a worker looks at it next, if none stays with it"
+    )
+    unreachable_since = models.DateTimeField(
+        null=True, blank=True, help_text="Since when its place has not answered"
+    )
 
     stage = models.CharField(max_length=32, blank=True)
     fraction = models.FloatField(default=0.0, help_text="Done, 0 to 1")
+    rows = models.PositiveBigIntegerField(null=True, blank=True)
     message = models.CharField(max_length=300, blank=True)
     error = models.TextField(blank=True, help_text="Why it failed, for the person who started it")
     report = models.JSONField(default=dict, blank=True)
+    place_started_at = models.DateTimeField(
+        null=True, blank=True, help_text="When its place began to charge, by that place's clock"
+    )
+    place_ended_at = models.DateTimeField(null=True, blank=True)
+    estimated_cost_usd = models.DecimalField(max_digits=12, decimal_places=4, null=True, blank=True)
+    cost_usd = models.DecimalField(max_digits=12, decimal_places=4, null=True, blank=True)
     model_version = models.OneToOneField(
         ModelVersion, null=True, blank=True, on_delete=models.PROTECT, related_name="run"
     )
@@ -142,3 +171,21 @@ class TrainingRun(models.Model):
         if self.started_at is None:
             return None
         return (self.finished_at or timezone.now()) - self.started_at
+
+
+class RunEvent(ImmutableModel):
+    """One step of a run's life: a change of its state, or something that happened to it."""
+
+    run = models.ForeignKey(TrainingRun, on_delete=models.PROTECT, related_name="events")
+    at = models.DateTimeField(default=timezone.now)
+    from_state = models.CharField(max_length=16, blank=True)
+    state = models.CharField(max_length=16, choices=RunState.choices)
+    by = models.CharField(max_length=200, blank=True, help_text="Who did it: a person or a worker")
+    message = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ["id"]
+        default_permissions = ("view",)
+
+    def __str__(self) -> str:
+        return f"{self.run_id}: {self.state}"

@@ -26,7 +26,14 @@ EXAMPLE: dict[str, Any] = {
         "user": {"status": "active", "risk_level": "low"},
     },
 }
-MISSING = object()
+
+
+class _Missing:
+    def __repr__(self) -> str:
+        return "missing"
+
+
+MISSING = _Missing()
 
 
 def body(changes: dict[str, Any] | None = None) -> bytes:

@@ -1,0 +1,65 @@
+"""Clients of Google's APIs, made when they are used and once a process.
+
+With `GOOGLE_API_ENDPOINT` set they talk to that address instead of Google's, as
+`STORAGE_EMULATOR_HOST` does for storage. Credentials are the application's default ones
+(https://cloud.google.com/docs/authentication/application-default-credentials); `GCE_METADATA_HOST`
+tells where they come from on a machine that is not Google's.
+"""
+
+import os
+from functools import lru_cache
+from typing import Any
+
+from django.conf import settings
+
+
+def run_jobs() -> Any:
+    """`google.cloud.run_v2.JobsClient`."""
+    from google.cloud import run_v2
+
+    return _client(os.getpid(), run_v2.JobsClient, "rest")
+
+
+def run_executions() -> Any:
+    """`google.cloud.run_v2.ExecutionsClient`."""
+    from google.cloud import run_v2
+
+    return _client(os.getpid(), run_v2.ExecutionsClient, "rest")
+
+
+def instances() -> Any:
+    """`google.cloud.compute_v1.InstancesClient`. Use its `…_unary` methods and wait by
+    `zone_operations`: the other form polls Google whatever the endpoint."""
+    from google.cloud import compute_v1
+
+    return _client(os.getpid(), compute_v1.InstancesClient, "rest")
+
+
+def zone_operations() -> Any:
+    """`google.cloud.compute_v1.ZoneOperationsClient`."""
+    from google.cloud import compute_v1
+
+    return _client(os.getpid(), compute_v1.ZoneOperationsClient, "rest")
+
+
+def session() -> Any:
+    """An `AuthorizedSession` of google-auth, for calls that are not worth a client library."""
+    return _session(os.getpid())
+
+
+@lru_cache(maxsize=16)
+def _client(_pid: int, kind: Any, transport: str) -> Any:
+    from google.api_core.client_options import ClientOptions
+
+    endpoint = settings.GOOGLE_API_ENDPOINT
+    options = ClientOptions(api_endpoint=endpoint) if endpoint else None
+    return kind(transport=transport, client_options=options)
+
+
+@lru_cache(maxsize=1)
+def _session(_pid: int) -> Any:
+    import google.auth
+    from google.auth.transport.requests import AuthorizedSession
+
+    credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
+    return AuthorizedSession(credentials)  # type: ignore[no-untyped-call]

@@ -1,0 +1,1 @@
+"""A local Google: the APIs that Sentinelle calls, over real sockets."""

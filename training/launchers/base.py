@@ -1,0 +1,67 @@
+"""What every launcher is: four verbs on a run folder."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, NamedTuple, Protocol
+
+from engine.errors import SentinelleError
+from engine.store import Store
+
+
+class Launch(NamedTuple):
+    """What a launcher is told of a run: everything else is in the run folder."""
+
+    run_id: str
+    folder: str
+    """Location of the run folder, a path or gs://bucket/prefix."""
+    model: str
+    version: str
+    resources: Mapping[str, Any]
+    """As `resources.py` made them when the run was requested."""
+
+
+class Seen(NamedTuple):
+    """What a place says of a program."""
+
+    ended: str | None = None
+    """None while it waits or runs, then how it ended in words (“exit status 0”)."""
+    message: str = ""
+    """What the place does meanwhile, for the person who waits (“Starting the machine”)."""
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    """When the place began and stopped to charge, by its own clock."""
+
+
+class PlaceBusy(SentinelleError):
+    """The place can't take the run now; it stays queued. The detail says what it waits for."""
+
+    code = "PLACE_BUSY"
+
+
+class Launcher(Protocol):
+    """Starts the training program on a run folder and watches it. It knows no database.
+
+    Every verb may raise `deployments.gcp.errors.CloudError`.
+    """
+
+    is_attached: bool
+    """Whether the program ends with the worker that started it, which then stays with it. If not,
+    any worker can look at it at any time by its handle."""
+    poll_seconds: float
+
+    def start(self, launch: Launch) -> str:
+        """Start the program and return its handle, a text that outlives the worker.
+
+        A second call for the same run, after a worker died or an answer was lost, finds what the
+        first one started instead of starting it twice. Raises PlaceBusy.
+        """
+
+    def poll(self, handle: str) -> Seen:
+        """Look at the program."""
+
+    def cancel(self, handle: str) -> None:
+        """End the program and everything that was started for it, machine included. Called after
+        every end too: nothing happens when there is nothing left."""
+
+    def logs(self, handle: str, folder: Store) -> str:
+        """Return what the program has logged so far, and what the place says beside it."""
