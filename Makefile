@@ -4,6 +4,8 @@ SHELL := /bin/sh
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Many tests wait for a server or a child: four processes are worth it on two cores already.
+PARALLEL := -n 4 --dist loadfile
 # The network may be slow, a compiler may be missing: only ready-made wheels are installed.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --only-binary=:all:
 export PORT DEMO_EXIT SENTINELLE_HOME
@@ -20,8 +22,8 @@ run: $(VENV)/.installed  ## Start the web server, worker and scheduler on PORT (
 	@exec $(BIN)/python -m sentinelle.serve
 
 test: lint  ## Lint, types, architecture, migrations, then every test on SQLite and PostgreSQL
-	$(BIN)/python -m pytest
-	TEST_DATABASE=postgresql $(BIN)/python -m pytest tests/scoring tests/deployments tests/training
+	$(BIN)/python -m pytest $(PARALLEL)
+	TEST_DATABASE=postgresql $(BIN)/python -m pytest $(PARALLEL) tests/scoring tests/deployments tests/training
 
 lint: export SECRET_KEY = lint-only-dsJ7f3kqP0sYwq8Zt1xVb5nMrLcUe9aHgT2oK4iW6yXh
 lint: $(VENV)/.installed-dev
