@@ -87,6 +87,8 @@ TRAINING_SERVICE_ACCOUNT = env_str("TRAINING_SERVICE_ACCOUNT")
 TRAINING_VM = env_str("TRAINING_VM", "ml-training-vm")
 TRAINING_VM_ZONE = env_str("TRAINING_VM_ZONE", "us-central1-a")
 TRAINING_VM_TYPE = env_str("TRAINING_VM_TYPE", "e2-micro")
+# Another table of prices than deployments/prices.toml.
+PRICES_FILE = env_str("PRICES_FILE")
 
 # --- Django --------------------------------------------------------------------------------
 INSTALLED_APPS = [
