@@ -69,6 +69,7 @@ class GoogleServer:
         self.tokens: set[str] = set()
         self.require_token = True
         self._faults: list[tuple[re.Pattern[str], str, str]] = []
+        self._apis = apis
         self._routes = [route for api in apis for route in api.routes]
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self))
         self._server.daemon_threads = True
@@ -98,8 +99,12 @@ class GoogleServer:
         self._faults.clear()
 
     def close(self) -> None:
+        """Stop serving, and end what the APIs have started."""
         self._server.shutdown()
         self._server.server_close()
+        for api in self._apis:
+            if hasattr(api, "close"):
+                api.close()
 
     def take_fault(self, call: str) -> tuple[str, str] | None:
         for at, (pattern, what, message) in enumerate(self._faults):
@@ -116,6 +121,8 @@ class GoogleServer:
             return {"access_token": token, "expires_in": 3600, "token_type": "Bearer"}
         if path.endswith("/project-id"):
             return "test-project"
+        if path.endswith("/universe-domain"):
+            return "googleapis.com"
         if "/service-accounts/" in path and not path.endswith("/email"):
             return {"aliases": ["default"], "email": "worker@test", "scopes": ["cloud-platform"]}
         return "worker@test" if path.endswith("/email") else "ok"
@@ -147,7 +154,7 @@ def _handler_of(google: GoogleServer) -> type[BaseHTTPRequestHandler]:
             query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             if path == "/" or path.startswith("/computeMetadata/"):
-                return self.send(200, google.metadata(path))
+                return self.send(200, google.metadata(path), text=True)
             name = f"{self.command} {path}"
             google.calls.append(name)
             what, message = google.take_fault(name) or ("", "")
@@ -175,12 +182,14 @@ def _handler_of(google: GoogleServer) -> type[BaseHTTPRequestHandler]:
 
         do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = handle_any
 
-        def send(self, code: int, body: Any, half: bool = False) -> None:
+        def send(self, code: int, body: Any, half: bool = False, text: bool = False) -> None:
+            # The metadata server answers with words, and google-auth goes by the type.
+            kind = "application/text" if text and isinstance(body, str) else "application/json"
             if not isinstance(body, (str, bytes)):
                 body = json.dumps(body)
             data = body.encode() if isinstance(body, str) else body
             self.send_response(code)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(data)))
             self.send_header("Metadata-Flavor", "Google")
             self.end_headers()
