@@ -1,5 +1,13 @@
 """What went wrong at Google, in Google's words and with what to do."""
 
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from django.conf import settings
+
 from engine.errors import SentinelleError
 
 
@@ -15,5 +23,224 @@ class CloudError(SentinelleError):
         super().__init__(detail)
         self.is_transient = is_transient
         self.reason = reason
-        """A word that callers branch on: `not_found`, `exists`, `quota`, `permission`, `image`,
-        `capacity`, `network`, `conflict`, or empty."""
+        """A word that callers branch on: `not_found`, `exists`, `quota`, `permission`,
+        `credentials`, `api`, `billing`, `image`, `capacity`, `network`, `conflict`, `limit`,
+        `memory`, `timeout`, or empty."""
+
+
+class Fault(NamedTuple):
+    """What a refusal means. The first of FAULTS that fits it holds."""
+
+    reason: str
+    is_transient: bool
+    statuses: tuple[int, ...]
+    """HTTP statuses it comes with; empty: any."""
+    words: str
+    """Regular expression that Google's words or its codes match; empty: any."""
+    advice: str
+    """What to do. Fields: project, region, role, service, image."""
+
+
+QUOTA_PAGE = "https://console.cloud.google.com/iam-admin/quotas?project={project}"
+FAULTS = (
+    Fault(
+        "billing", False, (),
+        r"BILLING_DISABLED|BILLING_NOT_FOUND|billing to be enabled|has billing disabled"
+        r"|billing account for|Billing account .* not found",
+        "Link the project to a billing account: "
+        "https://console.cloud.google.com/billing/linkedaccount?project={project}.",
+    ),
+    Fault(
+        "api", False, (), r"SERVICE_DISABLED|has not been used in project|it is disabled",
+        "Enable the API: gcloud services enable {service} --project {project}. "
+        "It takes some minutes to hold.",
+    ),
+    Fault(
+        "capacity", True, (),
+        r"RESOURCE_POOL_EXHAUSTED|resource_availability|enough resources available|STOCKOUT",
+        "Google has no such machine free in this zone now. Try later, or another zone (--zone) or "
+        "machine type (--machine-type).",
+    ),
+    Fault(
+        "quota", True, (), r"per minute|RATE_LIMIT_EXCEEDED|rateLimitExceeded|INSUFFICIENT_TOKENS",
+        "There were too many calls within a minute: it is tried again. If it stays, look at "
+        + QUOTA_PAGE + ".",
+    ),
+    Fault(
+        "quota", False, (), r"[Qq]uota|AllocPerProjectRegion|requested total (CPU|memory)",
+        "Ask for more at " + QUOTA_PAGE + ", ask the job for less (--cpu, --memory), or use "
+        "another region (--region).",
+    ),
+    Fault("quota", True, (429,), "", "It is tried again. Your quotas: " + QUOTA_PAGE + "."),
+    Fault(
+        "permission", False, (), r"downloadArtifacts|IMAGE_UNAUTHORIZED|does not have permission "
+        r"to (access|read) the image|must have permission to read the image",
+        "Cloud Run's service agent (service-PROJECT_NUMBER@serverless-robot-prod.iam."
+        "gserviceaccount.com) needs the role roles/artifactregistry.reader on the image's "
+        "repository.",
+    ),
+    Fault(
+        "image", False, (), r"[Ii]mage '[^']*' (was )?not found|CONTAINER_MISSING"
+        r"|(MANIFEST|NAME)_UNKNOWN|manifest unknown|failed to resolve reference",
+        "Build the image and push it: gcloud builds submit --tag {image} --project {project}; or "
+        "name one that exists: manage.py jobs update --image IMAGE.",
+    ),
+    Fault(
+        "permission", False, (), r"(?i)serviceAccounts\.actAs",
+        "Who runs Sentinelle needs the role roles/iam.serviceAccountUser on that service account: "
+        "gcloud iam service-accounts add-iam-policy-binding SERVICE_ACCOUNT --member "
+        "serviceAccount:ACCOUNT --role roles/iam.serviceAccountUser --project {project}.",
+    ),
+    Fault(
+        "permission", False, (403,), "",
+        "Grant the role to the account that Sentinelle uses: gcloud projects "
+        "add-iam-policy-binding {project} --member serviceAccount:ACCOUNT --role {role}.",
+    ),
+    Fault(
+        "credentials", False, (401,), "",
+        "Log in (gcloud auth application-default login), or have Sentinelle run as a service "
+        "account.",
+    ),
+    Fault(
+        "limit", False, (400,), r"resources\.limits|[Ii]nvalid value specified for (cpu|memory)"
+        r"|(timeout|max_?retries|retries)[^.]*(must|exceed|between)",
+        "What Cloud Run allows: manage.py jobs update --help.",
+    ),
+    Fault(
+        "exists", False, (409,), r"already exists|ALREADY_EXISTS",
+        "Choose another name, or use what is there.",
+    ),
+    Fault("conflict", True, (409, 412), "", "Something else changed it meanwhile: try again."),
+    Fault(
+        "not_found", False, (404,), "",
+        "Look at its name, at the project ({project}) and at the region ({region}).",
+    ),
+    Fault(
+        "network", True, (408, 500, 502, 503, 504), "",
+        "The fault is at Google's side: it is tried again. https://status.cloud.google.com tells "
+        "of longer ones.",
+    ),
+    Fault(
+        "memory", False, (), r"Memory limit|exit code:? 137|signal:? 9\b|OOM",
+        "It needs more memory than it has: manage.py jobs update --memory 16Gi (see --help for "
+        "what the processors allow), or train on fewer rows (--sample).",
+    ),
+    Fault(
+        "timeout", False, (), r"timeout was reached|maximum timeout|timed out",
+        "It needs longer than it may take: manage.py jobs update --timeout SECONDS, or give it "
+        "more processors (--cpu).",
+    ),
+)  # fmt: skip
+UNREACHABLE = (
+    "Google was not reached, or its answer was cut off: it is tried again. If it stays, look at "
+    "this machine's network."
+)
+# What holds the permissions of a service.
+ROLES = {
+    "run": "roles/run.developer",
+    "compute": "roles/compute.instanceAdmin.v1",
+    "storage": "roles/storage.objectAdmin",
+    "logging": "roles/logging.viewer",
+    "artifactregistry": "roles/artifactregistry.reader",
+    "iam": "roles/iam.serviceAccountAdmin",
+    "serviceusage": "roles/serviceusage.serviceUsageAdmin",
+}
+PERMISSION = rf"\b({'|'.join(ROLES)})\.(?!googleapis|gserviceaccount)[a-zA-Z]+\.[a-zA-Z]+"
+
+
+@contextmanager
+def translated(what: str, *, project: str = "", region: str = "") -> Iterator[None]:
+    """Turn every error of Google's client libraries into a CloudError.
+
+    Args:
+        what: what was being done (“Starting the job sentinelle-training”).
+        project, region: for the advice; those of the settings unless given.
+    """
+    import requests
+    from google.api_core.exceptions import GoogleAPICallError, RetryError
+    from google.auth.exceptions import GoogleAuthError
+    from google.protobuf.json_format import ParseError
+
+    try:
+        yield
+    except (GoogleAPICallError, RetryError) as error:
+        cause = error.cause if isinstance(error, RetryError) else error
+        if isinstance(cause, GoogleAPICallError):
+            words, codes, status = _said(cause)
+            raise cloud_error(
+                what, words, status=status, codes=codes, project=project, region=region
+            ) from error
+        raise _unreachable(what, cause or error) from error
+    except (requests.RequestException, ParseError, json.JSONDecodeError) as error:
+        raise _unreachable(what, error) from error
+    except GoogleAuthError as error:
+        if error.retryable or type(error).__name__ in ("TransportError", "TimeoutError"):
+            raise _unreachable(what, error) from error
+        raise cloud_error(what, str(error), status=401, project=project, region=region) from error
+
+
+def cloud_error(
+    what: str,
+    words: str,
+    *,
+    status: int = 0,
+    codes: str = "",
+    project: str = "",
+    region: str = "",
+) -> CloudError:
+    """The error for what Google said, as in the error of an operation.
+
+    Args:
+        words: Google's message.
+        status: of the HTTP answer, if there was one.
+        codes: names that came with it (`ZONE_RESOURCE_POOL_EXHAUSTED`).
+    """
+    fault = fault_of(words, status=status, codes=codes)
+    advice = "" if fault is None else advice_of(fault, words, project=project, region=region)
+    said = words.strip() or codes or f"status {status}"
+    return CloudError(
+        f"{what}: Google says “{said}” {advice}".rstrip(),
+        is_transient=fault is not None and fault.is_transient,
+        reason="" if fault is None else fault.reason,
+    )
+
+
+def fault_of(words: str, *, status: int = 0, codes: str = "") -> Fault | None:
+    """Which of FAULTS it is, if one fits."""
+    text = f"{codes} {words}"
+    for fault in FAULTS:
+        if fault.statuses and status not in fault.statuses:
+            continue
+        if re.search(fault.words, text):
+            return fault
+    return None
+
+
+def advice_of(fault: Fault, words: str, *, project: str = "", region: str = "") -> str:
+    """What to do about it, with the names that the words have."""
+    return fault.advice.format(
+        project=project or settings.GOOGLE_CLOUD_PROJECT or "PROJECT",
+        region=region or settings.GOOGLE_CLOUD_REGION,
+        role=ROLES[_found(PERMISSION, words) or "run"],
+        service=_found(r"\b([a-z]+\.googleapis\.com)/", words) or "run.googleapis.com",
+        image=_found(r"[Ii]mage '([^']+)'", words) or settings.TRAINING_IMAGE or "IMAGE",
+    )
+
+
+def _said(error: Any) -> tuple[str, str, int]:
+    """Google's words without the address that the library puts before them, the codes of the
+    error, and its status."""
+    words = re.sub(r"^(GET|POST|PATCH|PUT|DELETE) https?://\S+: ", "", error.message or str(error))
+    codes = [str(error.reason or "")]
+    codes += [str(item.get("reason", "")) for item in error.errors if isinstance(item, dict)]
+    return words, " ".join(filter(None, codes)), int(error.code or 0)
+
+
+def _found(pattern: str, words: str) -> str:
+    match = re.search(pattern, words)
+    return "" if match is None else match[1]
+
+
+def _unreachable(what: str, error: Any) -> CloudError:
+    words = f"{what}: {type(error).__name__}: {error}. {UNREACHABLE}"
+    return CloudError(words, is_transient=True, reason="network")
