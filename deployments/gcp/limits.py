@@ -1,0 +1,134 @@
+"""What Google allows a Cloud Run job, and what its machine types have: limits.toml, read and asked.
+
+The figures carry the date of Google's pages. When Google allows more, the table is corrected; until
+then a job beyond it is refused here, before a run waits for it in vain.
+"""
+
+import re
+from datetime import date
+from functools import cache
+from importlib.resources import files
+
+import msgspec
+
+from engine.errors import FieldError, RunRefused
+
+MEMORY = re.compile(r"(\d+)(Mi|Gi)?")
+
+
+class JobSize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The memory that goes with a number of processors."""
+
+    cpu: int
+    memory_min_mb: int
+    memory_max_mb: int
+
+
+class JobLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of Cloud Run jobs, in every region."""
+
+    date: date
+    sources: list[str]
+    timeout_max_s: int
+    retries_max: int
+    jobs_max: int
+    running_executions_max: int
+    executions_kept: int
+    sizes: list[JobSize]
+
+
+class MachineType(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A type of Compute Engine machine."""
+
+    name: str
+    vcpu: int
+    memory_mb: int
+    share: float | None = None
+    """Of a shared-core type: the processors' worth of time that it has for good."""
+
+
+class MachineTypes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The E2 types."""
+
+    date: date
+    sources: list[str]
+    types: list[MachineType]
+
+
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    cloud_run_job: JobLimits
+    machine_types: MachineTypes
+
+
+def job_limits() -> JobLimits:
+    """What Cloud Run allows a job."""
+    return _table().cloud_run_job
+
+
+def machine_types() -> dict[str, MachineType]:
+    """The machine types that are known here, by name."""
+    return {kind.name: kind for kind in _table().machine_types.types}
+
+
+def check_job(*, cpu: int, memory_mb: int, timeout_s: int, retries: int) -> None:
+    """Refuse what Cloud Run would refuse.
+
+    Raises:
+        RunRefused: `errors` has every field at fault: what was found and what is allowed.
+    """
+    limits = job_limits()
+    faults = []
+    sizes = {size.cpu: size for size in limits.sizes}
+    if cpu not in sizes:
+        faults.append(("cpu", f"{cpu} processors; Cloud Run has {_any_of(list(sizes))}"))
+    elif not sizes[cpu].memory_min_mb <= memory_mb <= sizes[cpu].memory_max_mb:
+        faults.append(("memory_mb", _wrong_memory(sizes[cpu], memory_mb, limits)))
+    if not 1 <= timeout_s <= limits.timeout_max_s:
+        days = limits.timeout_max_s // 86_400
+        faults.append(
+            ("timeout_s", f"{timeout_s} s; allowed are 1 to {limits.timeout_max_s} ({days} days)")
+        )
+    if not 0 <= retries <= limits.retries_max:
+        faults.append(("retries", f"{retries}; allowed are 0 to {limits.retries_max}"))
+    if faults:
+        errors = [FieldError(field, message) for field, message in faults]
+        told = "; ".join(f"{field}: {message}" for field, message in faults)
+        raise RunRefused(f"{told}. ({limits.sources[0]}, {limits.date})", errors)
+
+
+def parse_memory(text: str) -> int:
+    """MiB from “16Gi”, “512Mi” or “16384”.
+
+    Raises:
+        RunRefused: it is none of these.
+    """
+    match = MEMORY.fullmatch(text.strip())
+    if match is None:
+        message = f"“{text}” is no amount of memory; write 16Gi, 512Mi, or 16384 for MiB"
+        raise RunRefused(f"memory: {message}.", [FieldError("memory_mb", message)])
+    return int(match[1]) * (1024 if match[2] == "Gi" else 1)
+
+
+def format_memory(memory_mb: int) -> str:
+    """“16Gi” or “1536Mi”."""
+    return f"{memory_mb // 1024}Gi" if memory_mb % 1024 == 0 else f"{memory_mb}Mi"
+
+
+def _wrong_memory(size: JobSize, memory_mb: int, limits: JobLimits) -> str:
+    low, high = format_memory(size.memory_min_mb), format_memory(size.memory_max_mb)
+    message = f"{format_memory(memory_mb)}; {size.cpu} processors may have {low} to {high}"
+    others = [s.cpu for s in limits.sizes if s.memory_min_mb <= memory_mb <= s.memory_max_mb]
+    if others:
+        return f"{message}; {format_memory(memory_mb)} goes with {_any_of(others)}"
+    return f"{message}; the most is {format_memory(limits.sizes[-1].memory_max_mb)}, with 8"
+
+
+def _any_of(numbers: list[int]) -> str:
+    *most, last = map(str, numbers)
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+@cache
+def _table() -> _Table:
+    text = files("deployments.gcp").joinpath("limits.toml").read_bytes()
+    return msgspec.toml.decode(text, type=_Table)
