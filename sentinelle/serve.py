@@ -82,7 +82,7 @@ def supervisor_config(home: Home) -> str:
         "valkey": [*valkey, "--unixsocket", home.valkey_socket, "--unixsocketperm", "700"],
         "web": [BIN / "gunicorn", "--config", BASE_DIR / "gunicorn.conf.py", "sentinelle.wsgi"],
         "worker": [*celery, "worker", "--concurrency", "2", "--loglevel", "INFO"],
-        "beat": [*celery, "beat", "--pidfile=", "--schedule", home.root / "beat-schedule"],
+        "beat": [*celery, "beat", "--pidfile="],
     }
     sections = [
         "[supervisord]\nnodaemon=true\nsilent=true\n"

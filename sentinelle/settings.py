@@ -223,12 +223,20 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_connect_timeout": 5}
 CELERY_TIMEZONE = "UTC"
+# No results are kept, so beat needs not have any cleared away.
+CELERY_RESULT_EXPIRES = None
+CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
 CELERY_BEAT_SCHEDULE = {
     "fail-abandoned-runs": {
         "task": "training.tasks.fail_abandoned_runs",
         "schedule": 15.0,
         # While every worker is busy these would only pile up.
-        "options": {"expires": 15.0},
+        "options": {"expire_seconds": 15},
+    },
+    "run-due-schedules": {
+        "task": "training.tasks.run_due_schedules",
+        "schedule": 15.0,
+        "options": {"expire_seconds": 15},
     },
 }
 

@@ -1,10 +1,10 @@
 """Data sets and training runs."""
 
 import uuid
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.core.validators import MinValueValidator
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
 from django.utils import timezone
@@ -17,6 +17,7 @@ from deployments.models import (
     name_validator,
     semver_validator,
 )
+from training.crontab import Crontab, read_crontab
 
 
 class Dataset(models.Model):
@@ -59,6 +60,14 @@ class RunState(models.TextChoices):
 ACTIVE = [RunState.QUEUED, RunState.STARTING, RunState.RUNNING]
 
 
+class Then(models.TextChoices):
+    """What is done with the version of a run that succeeded."""
+
+    KEEP = "keep", "Keep it, and nothing else"
+    PROPOSE = "propose", "Propose it for promotion"
+    PROMOTE = "promote", "Promote it if it is better than the champion, else propose it"
+
+
 class TrainingRun(models.Model):
     """One attempt to make a version. A worker claims it with a lease that it must renew."""
 
@@ -93,6 +102,13 @@ class TrainingRun(models.Model):
     )
     state = models.CharField(max_length=16, choices=RunState.choices, default=RunState.QUEUED)
     requested_by = models.CharField(max_length=150, blank=True)
+    schedule = models.ForeignKey(
+        "RetrainingSchedule", null=True, blank=True, on_delete=models.PROTECT, related_name="runs"
+    )
+    then = models.CharField(max_length=16, choices=Then.choices, default=Then.KEEP)
+    concluded_at = models.DateTimeField(
+        null=True, blank=True, help_text="When what comes after it was done"
+    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     enqueued_at = models.DateTimeField(
         default=timezone.now, help_text="When its message was last sent; messages can be lost"
@@ -142,6 +158,11 @@ class TrainingRun(models.Model):
                 condition=Q(state__in=ACTIVE),
                 name="one_active_run_per_version",
             ),
+            models.UniqueConstraint(
+                fields=["model"],
+                condition=Q(state__in=ACTIVE, schedule__isnull=False),
+                name="one_active_scheduled_run_per_model",
+            ),
             models.CheckConstraint(
                 condition=Q(state=RunState.SUCCEEDED) | Q(model_version__isnull=True),
                 name="only_a_success_has_a_version",
@@ -189,3 +210,132 @@ class RunEvent(ImmutableModel):
 
     def __str__(self) -> str:
         return f"{self.run_id}: {self.state}"
+
+
+class RetrainingSchedule(models.Model):
+    """When a model is trained again, on what, and what is done with the version.
+
+    A worker that makes a run of it claims it with a lease, because the data set of recorded traffic
+    takes a while. One that was deleted stays for the runs that it made.
+    """
+
+    name = models.CharField(max_length=40, validators=[name_validator])
+    model = models.ForeignKey(RegisteredModel, on_delete=models.PROTECT, related_name="schedules")
+    dataset = models.ForeignKey(
+        Dataset,
+        verbose_name="data set",
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="schedules",
+    )
+    days = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(3660)],
+        help_text="Of recorded and labelled traffic, instead of a data set",
+    )
+    rule_set = models.ForeignKey(
+        RuleSet, null=True, blank=True, on_delete=models.PROTECT, related_name="+"
+    )
+    seed = models.PositiveIntegerField(default=0)
+    options = models.JSONField(
+        default=dict,
+        blank=True,
+        help_text="Those of pipeline.spec.Options that are not the default",
+    )
+    launcher = models.CharField(max_length=16, default="local")
+    resources = models.JSONField(default=dict, blank=True)
+    crontab = models.CharField(max_length=200)
+    time_zone = models.CharField(max_length=64)
+    then = models.CharField(max_length=16, choices=Then.choices, default=Then.PROPOSE)
+    enabled = models.BooleanField(default=True)
+    periodic_task = models.OneToOneField(
+        "django_celery_beat.PeriodicTask",
+        null=True,
+        blank=True,
+        on_delete=models.SET_NULL,
+        related_name="retraining_schedule",
+    )
+
+    last_slot = models.DateTimeField(
+        default=timezone.now, help_text="Its times until this one are settled"
+    )
+    requested_at = models.DateTimeField(
+        null=True, blank=True, help_text="When someone asked for a run out of turn"
+    )
+    requested_by = models.CharField(max_length=150, blank=True)
+    claimed_by = models.CharField(max_length=200, blank=True, help_text="Worker that starts a run")
+    lease_until = models.DateTimeField(null=True, blank=True)
+    message = models.TextField(blank=True, help_text="What it waits for, or why it last failed")
+    message_at = models.DateTimeField(null=True, blank=True)
+    created_by = models.CharField(max_length=150, blank=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    deleted_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["name"]
+        permissions = [("run_retrainingschedule", "Can run a retraining schedule now")]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["name"],
+                condition=Q(deleted_at__isnull=True),
+                name="schedule_unique",
+                violation_error_message="There is already a schedule of this name.",
+            ),
+            models.CheckConstraint(
+                condition=Q(dataset__isnull=False, days__isnull=True)
+                | Q(dataset__isnull=True, days__isnull=False),
+                name="schedule_has_one_source",
+                violation_error_message="Choose a data set, or a number of days of traffic.",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def times(self) -> Crontab:
+        """Its times; ValueError when the fields can't be read."""
+        return read_crontab(self.crontab, self.time_zone)
+
+    def due(self, now: datetime) -> datetime | None:
+        """The moment for which a run is to be made; None when all is settled. Of several times that
+        have passed it is the last: they are caught up once."""
+        if self.deleted_at is not None:
+            return None
+        slot = self.times.latest(now) if self.enabled else None
+        if slot is not None and slot > self.last_slot:
+            return slot
+        return self.requested_at
+
+
+class ScheduleEventKind(models.TextChoices):
+    CHANGED = "changed"
+    STARTED = "started"
+    WAITING = "waiting"
+    FAILED = "failed"
+    ENDED = "ended"
+
+
+class ScheduleEvent(ImmutableModel):
+    """Something that happened to a schedule."""
+
+    schedule = models.ForeignKey(
+        RetrainingSchedule, on_delete=models.PROTECT, related_name="events"
+    )
+    kind = models.CharField(max_length=16, choices=ScheduleEventKind.choices)
+    at = models.DateTimeField(default=timezone.now)
+    slot = models.DateTimeField(null=True, blank=True, help_text="The time that it is about")
+    run = models.ForeignKey(
+        TrainingRun, null=True, blank=True, on_delete=models.PROTECT, related_name="+"
+    )
+    by = models.CharField(max_length=200, blank=True, help_text="Who did it: a person or nobody")
+    message = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ["-id"]
+        default_permissions = ("view",)
+
+    def __str__(self) -> str:
+        return f"{self.schedule_id}: {self.kind}"

@@ -262,7 +262,7 @@ def _start(
 def _snapshot(schedule: RetrainingSchedule, due: datetime) -> Dataset:
     """The data set of the days before `due`, with the labels that were known then: the same
     whenever it is made, so one that a worker left behind is used."""
-    raise NotImplementedError
+    raise RunRefused(f"{schedule.name}: recorded traffic until {due} can not be read yet.")
 
 
 def _settle(schedule: RetrainingSchedule, due: datetime, *, message: str, now: datetime) -> bool:

@@ -23,7 +23,7 @@ from kombu.exceptions import OperationalError as BrokerError
 
 from deployments.models import ModelVersion, RegisteredModel, RuleSet
 from engine.errors import FieldError, InvalidDataset, RunRefused, SentinelleError
-from training.models import ACTIVE, Dataset, RunState, TrainingRun
+from training.models import ACTIVE, Dataset, RetrainingSchedule, RunState, Then, TrainingRun
 from training.pipeline.durations import parse_duration
 from training.pipeline.spec import Options, decode_options, encode_options
 
@@ -131,6 +131,8 @@ def run_create(
     seed: int = 0,
     options: Options | None = None,
     requested_by: str = "",
+    schedule: RetrainingSchedule | None = None,
+    then: str = Then.KEEP,
 ) -> TrainingRun:
     """Create a queued run, and send its message once the transaction commits.
 
@@ -138,6 +140,8 @@ def run_create(
         dataset, model, rules: names. No `rules` means those that serve for the model.
         sample: only the most recent rows; the version can then not be promoted.
         options: everything else; without a label delay, that of the data set.
+        schedule: the one that makes it.
+        then: what is done with its version, see `Then`.
 
     Raises:
         RunRefused: a name is unknown, the version is malformed, registered or being trained;
@@ -154,6 +158,8 @@ def run_create(
         seed=seed,
         options=encode_options(_with_label_delay(options or Options(), data)),
         requested_by=requested_by,
+        schedule=schedule,
+        then=then,
     )
     _checked(run, error=RunRefused, validate_constraints=False)
     runs_fail_abandoned(now=timezone.now())
@@ -192,6 +198,7 @@ def run_restart(run: TrainingRun, *, requested_by: str = "") -> TrainingRun:
         seed=run.seed,
         options=decode_options(run.options),
         requested_by=requested_by,
+        then=run.then,
     )
 
 
