@@ -1,5 +1,6 @@
 """What each place gives a run: the defaults of the settings, with what a person asked for."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
@@ -67,14 +68,75 @@ def resources_for(launcher: str, given: Mapping[str, Any] | None = None) -> Reso
     if launcher not in KINDS:
         raise RunRefused(f"There is no launcher “{launcher}”; there is {', '.join(KINDS)}.")
     values = {**_defaults(launcher), **{k: v for k, v in (given or {}).items() if v is not None}}
-    try:
-        resources = msgspec.convert(values, KINDS[launcher])
-    except msgspec.ValidationError as error:
-        raise RunRefused(f"{launcher}: {error}", [FieldError("resources", str(error))]) from None
+    resources = read_resources(launcher, values)
     if getattr(resources, "project", "-") == "":
         message = f"The launcher “{launcher}” needs GOOGLE_CLOUD_PROJECT."
         raise RunRefused(message, [FieldError("launcher", message)])
     return resources
+
+
+def read_resources(launcher: str, values: Mapping[str, Any]) -> Resources:
+    """The resources in `values`, as a run keeps them. Memory may be a text such as 16Gi.
+
+    Raises RunRefused.
+    """
+    try:
+        if isinstance(values.get("memory_mb"), str):
+            values = {**values, "memory_mb": parse_memory(values["memory_mb"])}
+        return msgspec.convert(values, KINDS[launcher])
+    except (msgspec.ValidationError, ValueError) as error:
+        raise RunRefused(f"{launcher}: {error}", [FieldError("resources", str(error))]) from None
+
+
+_MEMORY = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(?:([MG])(?:iB|i|B))?", re.IGNORECASE)
+
+
+def parse_memory(text: str) -> int:
+    """The MB (2 ** 20 bytes) in `16Gi`, `16GB`, `512Mi`, `512MB` or `512`. A GB is what people and
+    Google's price lists mean by it: a GiB.
+
+    Raises ValueError.
+    """
+    written = _MEMORY.fullmatch(text.strip())
+    if written is None:
+        raise ValueError(f"{text!r} is not a size of memory such as 16Gi, 16GB or 800MB")
+    return round(float(written[1]) * (1024 if (written[2] or "M").upper() == "G" else 1))
+
+
+def write_memory(memory_mb: int) -> str:
+    """As Google writes it: 8Gi, or 8500Mi where it is no whole number of GiB."""
+    return f"{memory_mb // 1024}Gi" if memory_mb % 1024 == 0 else f"{memory_mb}Mi"
+
+
+def describe_resources(resources: Resources) -> str:
+    """For people: what the run has, for how long at most, and where."""
+    if isinstance(resources, CloudRunResources):
+        retries = "1 retry" if resources.retries == 1 else f"{resources.retries} retries"
+        return (
+            f"{resources.cpu} vCPU, {write_memory(resources.memory_mb)}, at most "
+            f"{about_time(resources.timeout_s)}, {retries}; job {resources.job} in "
+            f"{resources.region}"
+        )
+    if isinstance(resources, VmResources):
+        return (
+            f"{resources.machine_type}, {resources.disk_gb} GB disk, at most "
+            f"{about_time(resources.max_run_s)}; machine {resources.machine} in {resources.zone}"
+        )
+    cores = "all cores" if resources.cpu is None else f"{resources.cpu} cores"
+    memory = resources.memory_mb
+    limit = "no limit of memory" if memory is None else f"at most {write_memory(memory)}"
+    return f"{cores}, {limit}; this machine"
+
+
+def about_time(seconds: float) -> str:
+    """A duration in words, to two figures: “45 s”, “12 min”, “1 h 20 min”."""
+    if seconds < 99.5:
+        return f"{max(seconds, 1):.0f} s"
+    minutes = round(seconds / 60)
+    hours, rest = divmod(minutes, 60)
+    if hours == 0:
+        return f"{minutes} min"
+    return f"{hours} h" if rest == 0 else f"{hours} h {rest} min"
 
 
 def _defaults(launcher: str) -> dict[str, Any]:
