@@ -98,6 +98,12 @@ class StoreUnavailable(SentinelleError):
     code = "STORE_UNAVAILABLE"
 
 
+class ObjectDamaged(StoreUnavailable):
+    """What arrived, at the object store or from it, is not what was sent; tried several times."""
+
+    code = "OBJECT_DAMAGED"
+
+
 class RunRefused(SentinelleError):
     """A training run can't be created, cancelled or started again; `errors` names the fields."""
 

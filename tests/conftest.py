@@ -4,6 +4,8 @@ import os
 
 import pytest
 
+from tests.google.gcs import bucket, cloud_folders, gcs, gcs_server  # noqa: F401 - fixtures
+
 # As the training program does, before a test loads OpenMP. By default its threads spin while they
 # wait: on a busy machine that makes a fit of a few rows many times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
