@@ -27,6 +27,7 @@ name_validator = RegexValidator(
 )
 
 CHAMPION = "champion"
+CHALLENGER = "challenger"
 
 
 class ImmutableRow(Exception):
@@ -146,7 +147,8 @@ class RuleSet(ImmutableModel):
 
 
 class Alias(models.Model):
-    """A name that points to one version of a model; “champion” is the one that serves."""
+    """A name that points to one version of a model; “champion” is the one that serves, and
+    “challenger” the one that was last proposed to take its place."""
 
     model = models.ForeignKey(RegisteredModel, on_delete=models.PROTECT, related_name="aliases")
     name = models.CharField(max_length=32, validators=[name_validator], default=CHAMPION)
@@ -235,7 +237,12 @@ class PromotionEvent(AliasEvent):
 
     def __str__(self) -> str:
         before = f"v{self.from_version.version}" if self.from_version else "none"
-        return f"{self.get_action_display()} {before} → v{self.to_version.version}"
+        return f"{self.what} {before} → v{self.to_version.version}"
+
+    @property
+    def what(self) -> str:
+        """What it was, in a word."""
+        return "Proposal" if self.alias == CHALLENGER else self.get_action_display()
 
 
 class RuleSetEvent(AliasEvent):

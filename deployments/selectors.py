@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from django.db.models import FilteredRelation, OuterRef, Q, QuerySet, Subquery
 
 from deployments.models import (
+    CHALLENGER,
     CHAMPION,
     Action,
     Alias,
@@ -35,13 +36,15 @@ class RollbackStep(NamedTuple):
 
 
 class Serving(NamedTuple):
-    """What serves for a model, and what the two rollbacks would do, None when nothing is left."""
+    """What serves for a model, what the two rollbacks would do, None when nothing is left, and the
+    version that is proposed, None when none is."""
 
     model: RegisteredModel
     version: ModelVersion | None
     rule_set: RuleSet
     back: RollbackStep | None
     rules_back: RuleSetEvent | None
+    proposal: PromotionEvent | None
 
 
 def model_by_name(name: str) -> RegisteredModel:
@@ -140,15 +143,35 @@ def _serving(model: RegisteredModel) -> Serving:
         rules_back = rule_set_rollback_step(model)
     except NothingToRollBack:
         rules_back = None
-    return Serving(model, pointer.version, pointer.rule_set, back, rules_back)
+    return Serving(
+        model, pointer.version, pointer.rule_set, back, rules_back, standing_proposal(model)
+    )
+
+
+def standing_proposal(model: RegisteredModel) -> PromotionEvent | None:
+    """The proposal that waits for a person: the last one, unless its version was promoted since."""
+    last = (
+        PromotionEvent.objects.filter(model=model, alias=CHALLENGER)
+        .select_related("to_version")
+        .first()
+    )
+    if last is None:
+        return None
+    promoted = PromotionEvent.objects.filter(
+        model=model, alias=CHAMPION, to_version=last.to_version, pk__gt=last.pk
+    )
+    return None if promoted.exists() else last
 
 
 def versions_beside_champion() -> QuerySet[Any]:
-    """Every version with its model's champion: `champion_id` and `champion_metrics`."""
-    champion = Alias.objects.filter(model=OuterRef("model"), name=CHAMPION)
+    """Every version with its model's champion, `champion_id` and `champion_metrics`, and its
+    `challenger_id`."""
+    aliases = Alias.objects.filter(model=OuterRef("model"))
+    champion = aliases.filter(name=CHAMPION)
     versions: QuerySet[Any] = ModelVersion.objects.annotate(
         champion_id=Subquery(champion.values("version_id")),
         champion_metrics=Subquery(champion.values("version__metrics")),
+        challenger_id=Subquery(aliases.filter(name=CHALLENGER).values("version_id")),
     )
     return versions.select_related("model", "rule_set")
 

@@ -16,6 +16,7 @@ from django.utils import timezone
 
 from deployments import artifacts, selectors
 from deployments.models import (
+    CHALLENGER,
     CHAMPION,
     Action,
     Alias,
@@ -123,6 +124,45 @@ def promote(
         if rule_set is not None:
             _serve_rules_with(event, rule_set)
     return event
+
+
+def version_propose(
+    *, version: ModelVersion, actor: str, user: User = None, reason: str
+) -> PromotionEvent:
+    """Make a version the challenger: the one that a person is asked to promote. What serves stays.
+
+    Raises RegistryError: not for deployment, serving or proposed already, or no reason given.
+    """
+    reason = _checked_reason(reason)
+    if not version.deployable:
+        raise RegistryError(
+            f"v{version.version} was trained on a sample, to be looked at and not to be deployed."
+        )
+    model = version.model
+    with transaction.atomic():
+        _lock(model)
+        standing = {
+            alias.name: alias.version
+            for alias in Alias.objects.filter(model=model).select_related("version")
+        }
+        before = standing.get(CHALLENGER)
+        if standing.get(CHAMPION) == version:
+            raise RegistryError(f"v{version.version} is the champion of {model.name} already.")
+        if before == version:
+            raise RegistryError(f"v{version.version} of {model.name} was proposed already.")
+        Alias.objects.update_or_create(model=model, name=CHALLENGER, defaults={"version": version})
+        return _recorded(
+            PromotionEvent(
+                action=Action.PROMOTE,
+                alias=CHALLENGER,
+                model=model,
+                from_version=before,
+                to_version=version,
+                actor=actor,
+                user=user,
+                reason=reason,
+            )
+        )
 
 
 def rollback(

@@ -183,6 +183,7 @@ class MovesAdmin(ReadOnlyAdmin):
             "pinned": settings.MODEL_VERSION if settings.MODEL_VERSION != "latest" else "",
             "pinned_model": settings.MODEL_NAME,
             "can_roll_back": self.has_rollback_permission(request),
+            "can_promote": self.has_promote_permission(request),
         }
         return super().changelist_view(request, context | (extra_context or {}))
 

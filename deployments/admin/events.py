@@ -7,7 +7,7 @@ from django.http import HttpRequest
 from django.utils.html import format_html
 
 from deployments.admin.base import ReadOnlyAdmin, badge, moment
-from deployments.models import Action, AliasEvent, PromotionEvent, RuleSetEvent
+from deployments.models import CHALLENGER, Action, AliasEvent, PromotionEvent, RuleSetEvent
 
 
 class AliasEventAdmin(ReadOnlyAdmin):
@@ -32,16 +32,22 @@ class AliasEventAdmin(ReadOnlyAdmin):
 
 @admin.register(PromotionEvent)
 class PromotionEventAdmin(AliasEventAdmin):
-    """Every move of a champion."""
+    """Every move of a champion, and every proposal of a version to take its place."""
 
     list_display = ["when", "model", "what", "before", "after", "with_rules", "actor", "reason"]
-    list_filter = ["model", "action", "to_version", "at", "actor"]
+    list_filter = ["model", "alias", "action", "to_version", "at", "actor"]
     list_select_related = ["model", "from_version", "to_version", "rule_set_event__to_rule_set"]
     search_fields = ["reason", "actor", "from_version__version", "to_version__version"]
     fields = [
         *("at", "model", "what", "before", "after", "with_rules"),
         *("actor", "user", "reason", "undoes"),
     ]
+
+    @admin.display(description="action", ordering="action")
+    def what(self, event: PromotionEvent) -> str:
+        if event.alias == CHALLENGER:
+            return badge(event.what, "active")
+        return super().what(event)
 
     @admin.display(description="from", ordering="from_version__version")
     def before(self, event: PromotionEvent) -> str:

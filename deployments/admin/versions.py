@@ -26,7 +26,7 @@ from deployments.comparison import (
     test_set,
 )
 from deployments.gates import Gate, Verdict, gate
-from deployments.models import ModelVersion, RegisteredModel, RuleSet
+from deployments.models import ModelVersion, PromotionEvent, RegisteredModel, RuleSet
 from deployments.selectors import LivePointer
 from engine.errors import RegistryMoved, SentinelleError
 
@@ -46,6 +46,7 @@ GATE_KINDS = {
 # What the page of a version shows, from top to bottom.
 _FACTS = (
     "name",
+    "proposal",
     "gate_words",
     "comparison",
     "thresholds_text",
@@ -121,6 +122,10 @@ class ModelVersionAdmin(MovesAdmin):
     fields = _FACTS
     readonly_fields = _FACTS
 
+    def get_fields(self, request: HttpRequest, obj: ModelVersion | None = None) -> list[Any]:  # noqa: ARG002
+        proposed = obj is not None and _proposal(obj) is not None
+        return [name for name in _FACTS if proposed or name != "proposal"]
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[ModelVersion]:  # noqa: ARG002
         return selectors.versions_beside_champion().order_by("-created_at")
 
@@ -132,6 +137,8 @@ class ModelVersionAdmin(MovesAdmin):
             labels.append(badge("champion", "good", "Serves, unless a server is pinned"))
         if pin == version.version:
             labels.append(badge("pinned here", "warn", "MODEL_VERSION pins this server to it"))
+        if version.pk == version.challenger_id and (proposal := _proposal(version)):
+            labels.append(badge("proposed", "active", proposal.reason))
         if not version.deployable:
             labels.append(badge("sample", "", "Trained on a sample: it can't be promoted"))
         return format_html(
@@ -139,6 +146,13 @@ class ModelVersionAdmin(MovesAdmin):
             f"{version.model.name} v{version.version}",
             format_html_join(" ", "{}", ((label,) for label in labels)),
         )
+
+    @admin.display(description="proposed")
+    def proposal(self, version: ModelVersion) -> str:
+        event = _proposal(version)
+        if event is None:
+            return "–"
+        return format_html("{} by {}: {}", moment(event.at), event.actor, event.reason)
 
     @admin.display(description="average precision", ordering="metrics__pr_auc")
     def average_precision(self, version: ModelVersion) -> str:
@@ -241,6 +255,12 @@ class ModelVersionAdmin(MovesAdmin):
             seen_champion=request.POST.get("seen", ""),
         )
         return f"{model.name} is served by v{event.to_version.version} again."
+
+
+def _proposal(version: ModelVersion) -> PromotionEvent | None:
+    """The proposal of this version that waits for a person."""
+    event = selectors.standing_proposal(version.model)
+    return event if event is not None and event.to_version_id == version.pk else None
 
 
 def _promote(request: HttpRequest, version: ModelVersion, asked: dict[str, Any]) -> str:
