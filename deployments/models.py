@@ -224,6 +224,11 @@ class AliasEvent(ImmutableModel):
             )
         ]
 
+    @property
+    def what(self) -> str:
+        """What it was, in a word."""
+        return self.get_action_display()
+
 
 class PromotionEvent(AliasEvent):
     """One move of a model's alias from a version to another."""
@@ -241,8 +246,7 @@ class PromotionEvent(AliasEvent):
 
     @property
     def what(self) -> str:
-        """What it was, in a word."""
-        return "Proposal" if self.alias == CHALLENGER else self.get_action_display()
+        return "Proposal" if self.alias == CHALLENGER else super().what
 
 
 class RuleSetEvent(AliasEvent):

@@ -126,9 +126,7 @@ def promote(
     return event
 
 
-def version_propose(
-    *, version: ModelVersion, actor: str, user: User = None, reason: str
-) -> PromotionEvent:
+def version_propose(*, version: ModelVersion, actor: str, reason: str) -> PromotionEvent:
     """Make a version the challenger: the one that a person is asked to promote. What serves stays.
 
     Raises RegistryError: not for deployment, serving or proposed already, or no reason given.
@@ -159,7 +157,6 @@ def version_propose(
                 from_version=before,
                 to_version=version,
                 actor=actor,
-                user=user,
                 reason=reason,
             )
         )

@@ -7,7 +7,9 @@ from django.http import HttpRequest
 from django.utils.html import format_html
 
 from deployments.admin.base import ReadOnlyAdmin, badge, moment
-from deployments.models import CHALLENGER, Action, AliasEvent, PromotionEvent, RuleSetEvent
+from deployments.models import AliasEvent, PromotionEvent, RuleSetEvent
+
+KINDS = {"Rollback": "warn", "Proposal": "active"}
 
 
 class AliasEventAdmin(ReadOnlyAdmin):
@@ -23,8 +25,7 @@ class AliasEventAdmin(ReadOnlyAdmin):
 
     @admin.display(description="action", ordering="action")
     def what(self, event: AliasEvent) -> str:
-        kind = "warn" if event.action == Action.ROLLBACK else "good"
-        return badge(event.get_action_display(), kind)
+        return badge(event.what, KINDS.get(event.what, "good"))
 
     def get_readonly_fields(self, request: HttpRequest, obj: AliasEvent | None = None) -> list[Any]:
         return list(self.get_fields(request, obj))
@@ -42,12 +43,6 @@ class PromotionEventAdmin(AliasEventAdmin):
         *("at", "model", "what", "before", "after", "with_rules"),
         *("actor", "user", "reason", "undoes"),
     ]
-
-    @admin.display(description="action", ordering="action")
-    def what(self, event: PromotionEvent) -> str:
-        if event.alias == CHALLENGER:
-            return badge(event.what, "active")
-        return super().what(event)
 
     @admin.display(description="from", ordering="from_version__version")
     def before(self, event: PromotionEvent) -> str:
