@@ -17,6 +17,8 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from msgspec import Meta
 
+from deployments.gcp.limits import machine_types
+
 OWN_FILE = Path(__file__).parent / "prices.toml"
 HOUR = Decimal(3600)
 MONTH = 730 * HOUR
@@ -30,8 +32,7 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def __post_init__(self) -> None:
         for name, value in msgspec.structs.asdict(self).items():
-            prices = value.values() if isinstance(value, dict) else [value]
-            if any(isinstance(price, Decimal) and not price >= 0 for price in prices):
+            if isinstance(value, Decimal) and not value >= 0:
                 raise ValueError(f"{name}: expected a price, 0 or more")
 
 
@@ -69,17 +70,12 @@ class CloudRunPrices(_Table, frozen=True):
         return next((tier for tier in self.tiers if region in tier.regions), None)
 
 
-class MachineType(_Table, frozen=True):
-    vcpu: Decimal
-    """What it has all the time."""
-    memory_mb: Annotated[int, Meta(ge=1)]
-
-
 class MachineRegion(_Table, frozen=True):
-    """What an hour of each machine type costs in some regions."""
+    """What a vCPU and a GB of memory cost an hour in some regions."""
 
     names: tuple[str, ...]
-    hour: dict[str, Decimal]
+    vcpu_hour: Decimal
+    gb_hour: Decimal
 
 
 class FreeMachine(_Table, frozen=True):
@@ -92,16 +88,21 @@ class FreeMachine(_Table, frozen=True):
 
 class VmPrices(_Table, frozen=True):
     source: str
+    family: str
     minimum_seconds: Decimal
     disk_gb_month: Decimal
     address_hour: Decimal
     free: FreeMachine
-    types: dict[str, MachineType]
     regions: tuple[MachineRegion, ...]
 
     def hour(self, machine_type: str, region: str) -> Decimal | None:
+        """What an hour of a machine type costs in a region; None when that is not known."""
+        kind = machine_types().get(machine_type)
         found = next((each for each in self.regions if region in each.names), None)
-        return found.hour.get(machine_type) if found else None
+        if kind is None or found is None or not machine_type.startswith(f"{self.family}-"):
+            return None
+        vcpu = Decimal(str(kind.vcpu if kind.share is None else kind.share))
+        return vcpu * found.vcpu_hour + gibibytes(kind.memory_mb) * found.gb_hour
 
 
 class StoragePrices(_Table, frozen=True):

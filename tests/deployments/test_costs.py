@@ -2,7 +2,6 @@
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -103,11 +102,21 @@ def test_a_minute_is_charged_at_least_and_then_each_second():
     assert usd("cloud-run", JOB, 60.01) == usd("cloud-run", JOB, "60.1")
 
 
-def test_larger_types_cost_twice_the_smaller():
-    table = costs.prices().vm
-    for region in table.regions:
-        hours = [region.hour[kind] for kind in table.types]
-        assert [big / small for small, big in pairwise(hours)] == [2] * 6
+@pytest.mark.parametrize(
+    ("machine_type", "region", "hour"),
+    [
+        ("e2-micro", "us-central1", "0.0083764275"),
+        ("e2-small", "us-west1", "0.016752855"),
+        ("e2-standard-4", "us-central1", "0.13402284"),
+        ("e2-medium", "europe-west1", "0.03685773"),
+        ("e2-standard-4", "europe-west1", "0.14743092"),
+        ("e2-standard-4", "europe-west9", "0.155464"),
+        ("e2-highmem-4", "us-east1", "0.18079932"),
+        ("e2-highmem-4", "northamerica-northeast1", "0.19903464"),
+    ],
+)
+def test_hours_are_those_of_googles_catalogue(machine_type, region, hour):
+    assert costs.prices().vm.hour(machine_type, region) == Decimal(hour)
 
 
 # --- here, and what is not known ---
@@ -214,10 +223,10 @@ def test_another_table_may_be_named(settings, tmp_path):
     [
         ("gib_second = 0.0000025", "gib_second = 'dear'", "cloud_run.tiers[0].gib_second"),
         ("gib_second = 0.0000025", "gib_second = -1", "0 or more"),
-        ("e2-micro = 0.0083764275", "e2-micro = -1.0", "0 or more"),
+        ("vcpu_hour = 0.02181159", "vcpu_hour = -1", "vcpu_hour: expected a price, 0 or more"),
         ("usd_per_eur = 1.1784", "usd_per_eur = 0", "usd_per_eur"),
         ("[storage]", "[stowage]", "stowage"),
-        ("[storage]", "[storage", "line 99"),
+        ("[storage]", "[storage", "(at line"),
     ],
     ids=["text", "negative", "negative-hour", "no-rate", "unknown-table", "not-toml"],
 )

@@ -17,7 +17,8 @@ import msgspec
 from django.conf import settings
 from django.db.models.functions import Coalesce, Least
 
-from deployments.costs import dollars, estimate, prices
+from deployments.costs import dollars, estimate
+from deployments.gcp.limits import machine_types
 from engine.errors import RunRefused
 from training.launchers.resources import (
     CloudRunResources,
@@ -112,10 +113,10 @@ def machine_of(resources: Resources, here: Machine) -> Machine:
         return Machine(resources.cpu or here.cores, resources.memory_mb or here.memory_mb)
     if isinstance(resources, CloudRunResources):
         return Machine(resources.cpu, resources.memory_mb)
-    kind = prices().vm.types.get(resources.machine_type)
+    kind = machine_types().get(resources.machine_type)
     if kind is None:
         return Machine(None, None)
-    return Machine(float(kind.vcpu), kind.memory_mb - SYSTEM_MB)
+    return Machine(kind.share or kind.vcpu, kind.memory_mb - SYSTEM_MB)
 
 
 def this_machine() -> Machine:

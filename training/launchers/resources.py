@@ -1,6 +1,5 @@
 """What each place gives a run: the defaults of the settings, with what a person asked for."""
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
@@ -8,6 +7,7 @@ import msgspec
 from django.conf import settings
 from msgspec import Meta
 
+from deployments.gcp.limits import check_job, format_memory, parse_memory
 from engine.errors import FieldError, RunRefused
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -72,6 +72,13 @@ def resources_for(launcher: str, given: Mapping[str, Any] | None = None) -> Reso
     if getattr(resources, "project", "-") == "":
         message = f"The launcher “{launcher}” needs GOOGLE_CLOUD_PROJECT."
         raise RunRefused(message, [FieldError("launcher", message)])
+    if isinstance(resources, CloudRunResources):
+        check_job(
+            cpu=resources.cpu,
+            memory_mb=resources.memory_mb,
+            timeout_s=resources.timeout_s,
+            retries=resources.retries,
+        )
     return resources
 
 
@@ -80,32 +87,16 @@ def read_resources(launcher: str, values: Mapping[str, Any]) -> Resources:
 
     Raises RunRefused.
     """
+    fields = KINDS[launcher].__struct_fields__
+    if unknown := sorted(set(values) - set(fields)):
+        message = f"There is no {unknown[0]} here; there is {', '.join(fields)}."
+        raise RunRefused(f"{launcher}: {message}", [FieldError("resources", message)])
+    if isinstance(values.get("memory_mb"), str):
+        values = {**values, "memory_mb": parse_memory(values["memory_mb"])}
     try:
-        if isinstance(values.get("memory_mb"), str):
-            values = {**values, "memory_mb": parse_memory(values["memory_mb"])}
         return msgspec.convert(values, KINDS[launcher])
-    except (msgspec.ValidationError, ValueError) as error:
+    except msgspec.ValidationError as error:
         raise RunRefused(f"{launcher}: {error}", [FieldError("resources", str(error))]) from None
-
-
-_MEMORY = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(?:([MG])(?:iB|i|B))?", re.IGNORECASE)
-
-
-def parse_memory(text: str) -> int:
-    """The MB (2 ** 20 bytes) in `16Gi`, `16GB`, `512Mi`, `512MB` or `512`. A GB is what people and
-    Google's price lists mean by it: a GiB.
-
-    Raises ValueError.
-    """
-    written = _MEMORY.fullmatch(text.strip())
-    if written is None:
-        raise ValueError(f"{text!r} is not a size of memory such as 16Gi, 16GB or 800MB")
-    return round(float(written[1]) * (1024 if (written[2] or "M").upper() == "G" else 1))
-
-
-def write_memory(memory_mb: int) -> str:
-    """As Google writes it: 8Gi, or 8500Mi where it is no whole number of GiB."""
-    return f"{memory_mb // 1024}Gi" if memory_mb % 1024 == 0 else f"{memory_mb}Mi"
 
 
 def describe_resources(resources: Resources) -> str:
@@ -113,7 +104,7 @@ def describe_resources(resources: Resources) -> str:
     if isinstance(resources, CloudRunResources):
         retries = "1 retry" if resources.retries == 1 else f"{resources.retries} retries"
         return (
-            f"{resources.cpu} vCPU, {write_memory(resources.memory_mb)}, at most "
+            f"{resources.cpu} vCPU, {format_memory(resources.memory_mb)}, at most "
             f"{about_time(resources.timeout_s)}, {retries}; job {resources.job} in "
             f"{resources.region}"
         )
@@ -124,7 +115,7 @@ def describe_resources(resources: Resources) -> str:
         )
     cores = "all cores" if resources.cpu is None else f"{resources.cpu} cores"
     memory = resources.memory_mb
-    limit = "no limit of memory" if memory is None else f"at most {write_memory(memory)}"
+    limit = "no limit of memory" if memory is None else f"at most {format_memory(memory)}"
     return f"{cores}, {limit}; this machine"
 
 
