@@ -37,7 +37,18 @@ User = AbstractBaseUser | None
 EventT = TypeVar("EventT", bound=AliasEvent)
 
 
-def version_register(
+def version_register(**facts: Any) -> ModelVersion:
+    """Record a published bundle as a version, after verifying it: `version_verified`, inserted.
+
+    Raises RegistryError when the version exists or a field is wrong, InvalidBundle when the bundle
+    is not the one that is meant.
+    """
+    row = version_verified(**facts)
+    version_insert(row)
+    return row
+
+
+def version_verified(
     *,
     model: RegisteredModel,
     version: str,
@@ -49,16 +60,17 @@ def version_register(
     rule_set: RuleSet,
     created_by: str,
 ) -> ModelVersion:
-    """Record a published bundle as a version, after verifying it.
+    """A version's row, not yet inserted, of a published bundle that was verified for it: reading
+    one from a bucket takes seconds, and is done before a transaction rather than in it.
 
     Its size and its thresholds are read from the bundle.
 
-    Raises RegistryError when the version exists or a field is wrong, InvalidBundle when the bundle
-    at `location` is not the one whose manifest has `manifest_sha256`, or is of something else.
+    Raises InvalidBundle when the bundle at `location` is not the one whose manifest has
+    `manifest_sha256`, or is of something else.
     """
     manifest = artifacts.verify(location, manifest_sha256)
     _check_identity(manifest, model, version, rule_set)
-    row = ModelVersion(
+    return ModelVersion(
         model=model,
         version=version,
         location=location,
@@ -71,8 +83,11 @@ def version_register(
         rule_set=rule_set,
         created_by=created_by,
     )
+
+
+def version_insert(row: ModelVersion) -> None:
+    """Insert a verified version. Raises RegistryError when it exists or a field is wrong."""
     _insert(row)
-    return row
 
 
 def promote(

@@ -75,6 +75,11 @@ RATE_LIMIT = env_str("RATE_LIMIT")
 if RATE_LIMIT and not re.fullmatch(r"[1-9]\d*/(s|m|h|d)", RATE_LIMIT):
     raise ImproperlyConfigured(f"RATE_LIMIT is {RATE_LIMIT!r}; expected such as 100/s or 5000/m.")
 TRAINING_LEASE_SECONDS = 30
+# How long a program may give no sign of life, and how long until its first.
+TRAINING_SILENCE_SECONDS = 600
+TRAINING_FIRST_SIGN_SECONDS = 1800
+# How long a place or a bucket that does not answer is asked again.
+TRAINING_PATIENCE_SECONDS = 900
 
 # --- Google Cloud --------------------------------------------------------------------------
 GOOGLE_CLOUD_PROJECT = env_str("GOOGLE_CLOUD_PROJECT")
@@ -237,6 +242,11 @@ CELERY_BEAT_SCHEDULE = {
         "task": "training.tasks.run_due_schedules",
         "schedule": 15.0,
         "options": {"expire_seconds": 15},
+    },
+    "step-due-runs": {
+        "task": "training.tasks.step_due_runs",
+        "schedule": 5.0,
+        "options": {"expires": 5.0},
     },
 }
 

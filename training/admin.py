@@ -29,6 +29,7 @@ from training.report_file import report_html
 
 STATE_KINDS = {
     RunState.QUEUED: "quiet",
+    RunState.STARTING: "active",
     RunState.RUNNING: "active",
     RunState.SUCCEEDED: "good",
     RunState.FAILED: "bad",
@@ -308,8 +309,8 @@ class TrainingRunAdmin(ReadOnlyAdmin):
         if changed:
             messages.success(request, f"{done}: {', '.join(changed)}.")
 
-    def _cancel(self, request: HttpRequest, run: TrainingRun) -> TrainingRun:  # noqa: ARG002
-        services.run_cancel(run, now=timezone.now())
+    def _cancel(self, request: HttpRequest, run: TrainingRun) -> TrainingRun:
+        services.run_cancel(run, now=timezone.now(), by=request.user.get_username())
         return run
 
     def _restart(self, request: HttpRequest, run: TrainingRun) -> TrainingRun:

@@ -1,7 +1,7 @@
-"""What the worker that holds a run changes.
+"""What the worker that has a run changes.
 
 Every change is one conditional update on the claim: a worker that has lost its run, because its
-lease passed or because the run was ended, changes nothing any more.
+lease passed and another took it or because the run was ended, changes nothing any more.
 """
 
 import enum
@@ -12,22 +12,22 @@ from typing import Any
 import msgspec
 from django.conf import settings
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
-from deployments.models import CHAMPION, Alias, ModelVersion, RegisteredModel
-from deployments.services import version_register
-from engine.bundle import MANIFEST, publish
-from engine.errors import RunRefused, SentinelleError
-from engine.store import Store, open_store
-from training.models import RunState, TrainingRun
-from training.pipeline.run_folder import BUNDLE, REPORT
+from deployments.models import CHAMPION, Alias, RegisteredModel
+from engine.store import open_store
+from training.launchers import Seen
+from training.models import ACTIVE, RunState, TrainingRun
+from training.pipeline.run_folder import CLAIM, SPEC
 from training.pipeline.spec import Champion, RuleSpec, RunSpec, decode_options
+from training.transitions import move, note
 
-REGISTRATION = "registration"
+NOTHING_SEEN = Seen()
+HELD_STATES = (RunState.RUNNING, RunState.STARTING)
 
 
 class Claim(enum.Enum):
-    """What a worker's claim on a run is worth after a heartbeat."""
+    """What a worker's claim on a run is worth."""
 
     HELD = "held"
     CANCELLED = "cancelled"
@@ -35,22 +35,51 @@ class Claim(enum.Enum):
 
 
 def run_claim(run_id: str, *, worker: str, now: datetime) -> TrainingRun | None:
-    """Take a queued run for `worker`. None when it is not queued any more, or never was."""
-    claimed = TrainingRun.objects.filter(pk=run_id, state=RunState.QUEUED).update(
-        state=RunState.RUNNING,
+    """Take a queued run for `worker`. None when it is not queued any more, is not due, or never
+    was."""
+    free = Q(lease_until=None) | Q(lease_until__lt=now)
+    due = Q(next_step_at=None) | Q(next_step_at__lte=now)
+    taken = move(
+        uuid.UUID(run_id),
+        RunState.QUEUED,
+        RunState.STARTING,
+        by=worker,
+        message="A worker has taken it.",
+        now=now,
+        where=free & due,
         claimed_by=worker,
         started_at=now,
-        heartbeat_at=now,
         lease_until=_lease(now),
         stage="start",
     )
-    if claimed != 1:
-        return None
-    return TrainingRun.objects.select_related("model", "dataset", "rule_set").get(pk=run_id)
+    return _claimed(run_id) if taken else None
+
+
+def run_take(run_id: str, *, worker: str, now: datetime) -> TrainingRun | None:
+    """Take a run that nobody stays with for one look at it. None when it is not due, somebody else
+    looks at it just now, or it has ended."""
+    taken = TrainingRun.objects.filter(
+        Q(lease_until=None) | Q(lease_until__lt=now),
+        pk=run_id,
+        state__in=HELD_STATES,
+        next_step_at__lte=now,
+    ).update(claimed_by=worker, lease_until=_lease(now))
+    return _claimed(run_id) if taken == 1 else None
+
+
+def run_let_go(run_id: uuid.UUID, *, worker: str, again_at: datetime) -> None:
+    """Leave a run until its next look."""
+    TrainingRun.objects.filter(pk=run_id, state__in=ACTIVE, claimed_by=worker).update(
+        lease_until=None, next_step_at=again_at
+    )
 
 
 def run_prepare(run: TrainingRun) -> None:
-    """Write the run's `spec.json`, which is all that the training program is told."""
+    """Write the run's `spec.json`, which is all that the training program is told, unless a program
+    has it already."""
+    folder = open_store(run.folder)
+    if folder.exists(CLAIM):
+        return
     spec = RunSpec(
         run_id=str(run.pk),
         model=run.model.name,
@@ -63,7 +92,7 @@ def run_prepare(run: TrainingRun) -> None:
         options=decode_options(run.options),
         champion=_champion(run.model),
     )
-    open_store(run.folder).write("spec.json", msgspec.json.encode(spec))
+    folder.write(SPEC, msgspec.json.encode(spec))
 
 
 def _champion(model: RegisteredModel) -> Champion | None:
@@ -79,143 +108,152 @@ def _champion(model: RegisteredModel) -> Champion | None:
     )
 
 
-def run_heartbeat(
-    run_id: uuid.UUID, *, worker: str, progress: dict[str, Any], now: datetime
-) -> Claim:
-    """Renew the lease and copy the program's progress (`stage`, `fraction`, `message`)."""
-    held = _held(run_id, worker)
-    renewed = held.update(
-        heartbeat_at=now,
-        lease_until=_lease(now),
-        stage=progress.get("stage", "start"),
-        fraction=progress.get("fraction", 0.0),
-        message=progress.get("message", "")[:300],
+def run_started(run_id: uuid.UUID, *, worker: str, handle: str, now: datetime) -> bool:
+    """Note that the place has the run, under `handle`. False when the worker has lost it."""
+    return move(
+        run_id,
+        RunState.STARTING,
+        RunState.RUNNING,
+        by=worker,
+        message=f"Its place has it: {handle}",
+        now=now,
+        held_by=worker,
+        shown="",
+        handle=handle,
+        unreachable_since=None,
     )
-    if renewed != 1:
+
+
+def run_queue_again(
+    run_id: uuid.UUID, *, worker: str, reason: str, again_at: datetime | None, now: datetime
+) -> bool:
+    """Give a run back that its place can't take now."""
+    return move(
+        run_id,
+        RunState.STARTING,
+        RunState.QUEUED,
+        by=worker,
+        message=reason,
+        now=now,
+        held_by=worker,
+        where=Q(cancel_requested_at=None),
+        shown=reason,
+        started_at=None,
+        lease_until=None,
+        next_step_at=again_at,
+        enqueued_at=now,
+        stage="",
+    )
+
+
+def run_renew(run_id: uuid.UUID, *, worker: str, now: datetime, **changes: Any) -> Claim:
+    """Renew the lease, with other fields that are changed."""
+    held = _held(run_id, worker)
+    if held.update(lease_until=_lease(now), **changes) != 1:
         return Claim.LOST
     wanted = held.filter(cancel_requested_at__isnull=True).exists()
     return Claim.HELD if wanted else Claim.CANCELLED
 
 
-def run_finish(run_id: uuid.UUID, *, worker: str, ended: str, now: datetime) -> bool:
-    """Book what the program reported: a version, or why there is none.
+def run_heartbeat(
+    run_id: uuid.UUID,
+    *,
+    worker: str,
+    progress: dict[str, Any],
+    now: datetime,
+    seen: Seen = NOTHING_SEEN,
+) -> Claim:
+    """Renew the lease and copy the program's progress (`stage`, `fraction`, `rows`, `message`) and
+    what its place says.
 
-    Args:
-        ended: how the program ended, in words; the reason when it left no report.
-
-    Returns:
-        False when the worker no longer holds the run; nothing was then written.
+    The program is alive when its own heartbeat has changed: when that was is told by our clock,
+    because a machine's may be hours off.
     """
-    run = TrainingRun.objects.select_related("model").get(pk=run_id)
-    report = _read_report(run)
-    if report is None:
-        reason = f"The training program ended without a report ({ended})."
-        if "SIGKILL" in ended:
-            reason += (
-                " The system does that when memory runs out: give --memory-limit, so that the run "
-                "plans for less, or --sample."
-            )
-        return run_fail(run_id, worker=worker, error=reason, now=now)
-    if report["status"] != "succeeded":
-        return run_fail(
-            run_id,
-            worker=worker,
-            stage=report["stage"],
-            error=report["error"],
-            report=report,
-            now=now,
+    beat = str(progress.get("heartbeat_at", ""))[:40]
+    if beat:
+        _held(run_id, worker).exclude(heartbeat_text=beat).update(
+            heartbeat_text=beat, heartbeat_at=now
         )
-    try:
-        return _register(run, worker, report, now)
-    except (SentinelleError, OSError) as error:
-        return run_fail(
-            run_id,
-            worker=worker,
-            stage=REGISTRATION,
-            error=f"The version could not be registered: {error}",
-            report=report,
-            now=now,
-        )
+    changes: dict[str, Any] = {
+        "stage": progress.get("stage", "start"),
+        "fraction": progress.get("fraction", 0.0),
+        "rows": progress.get("rows"),
+        "message": (progress.get("message") or seen.message)[:300],
+    }
+    times = {"place_started_at": seen.started_at, "place_ended_at": seen.ended_at}
+    changes |= {name: at for name, at in times.items() if at is not None}
+    return run_renew(run_id, worker=worker, now=now, **changes)
 
 
-def run_fail(run_id: uuid.UUID, *, worker: str, error: str, now: datetime, **changes: Any) -> bool:
-    """End the run as failed, at the stage that it is in unless `changes` has another. False when
-    the worker no longer holds it."""
-    ended = _held(run_id, worker).update(
-        state=RunState.FAILED, error=error, finished_at=now, lease_until=None, **changes
-    )
-    return ended == 1
-
-
-def run_end_cancelled(run_id: uuid.UUID, *, worker: str, now: datetime) -> bool:
-    """End the run as cancelled, once its program has ended. False when it is no longer held."""
-    ended = _held(run_id, worker).update(
-        state=RunState.CANCELLED, finished_at=now, lease_until=None
-    )
-    return ended == 1
-
-
-def _register(run: TrainingRun, worker: str, report: dict[str, Any], now: datetime) -> bool:
-    """Publish the bundle and insert its version, in one transaction with the run's end.
-
-    A worker that dies between the two leaves files that nothing refers to; the next run of the
-    same version clears them away.
-    """
-    folder, artifacts = open_store(run.folder), open_store(settings.ARTIFACTS_DIR)
-    location = f"{run.model.name}/v{run.version}"
+def run_unreachable(run_id: uuid.UUID, *, worker: str, reason: str, now: datetime) -> datetime:
+    """Note that the run's place or folder can't be asked; since when that is so."""
+    held = _held(run_id, worker)
     with transaction.atomic():
-        # Nobody else can end this run, nor start another for its version, until we commit.
-        held = _held(run.pk, worker).select_for_update().first()
-        if held is None:
-            return False
-        if held.cancel_requested_at is not None:
-            return run_end_cancelled(run.pk, worker=worker, now=now)
-        _discard_unregistered(run.model, run.version, artifacts, location)
-        publish(folder, BUNDLE, artifacts, location, report["manifest_sha256"])
-        version = version_register(
-            model=run.model,
-            version=run.version,
-            location=location,
-            manifest_sha256=report["manifest_sha256"],
-            metrics=report["metrics"],
-            deployable=report["deployable"],
-            training_run_id=run.pk,
-            rule_set=held.rule_set,
-            created_by=run.requested_by,
+        if held.filter(unreachable_since=None).update(unreachable_since=now, message=reason[:300]):
+            note(run_id, reason, worker, now)
+    since: datetime | None = held.values_list("unreachable_since", flat=True).first()
+    return since or now
+
+
+def run_reachable(run_id: uuid.UUID, *, worker: str, now: datetime) -> None:
+    """Note that what could not be asked answers again."""
+    away = _held(run_id, worker).exclude(unreachable_since=None)
+    with transaction.atomic():
+        if away.update(unreachable_since=None, message=""):
+            note(run_id, "It answers again.", worker, now)
+
+
+def run_fail(
+    run_id: uuid.UUID,
+    *,
+    worker: str,
+    error: str,
+    now: datetime,
+    where: Q | None = None,
+    **changes: Any,
+) -> bool:
+    """End the run as failed, at the stage that it is in unless `changes` has another. False when
+    the worker no longer has it."""
+    return any(
+        move(
+            run_id,
+            state,
+            RunState.FAILED,
+            by=worker,
+            message=error,
+            now=now,
+            held_by=worker,
+            where=where,
+            error=error,
+            **changes,
         )
-        _held(run.pk, worker).update(
-            state=RunState.SUCCEEDED,
-            model_version=version,
-            report=report,
-            stage="done",
-            fraction=1.0,
-            message="",
-            finished_at=now,
-            lease_until=None,
+        for state in HELD_STATES
+    )
+
+
+def run_end_cancelled(run_id: uuid.UUID, *, worker: str, now: datetime, message: str = "") -> bool:
+    """End the run as cancelled, once its program has ended. False when the worker no longer has
+    it."""
+    return any(
+        move(
+            run_id,
+            state,
+            RunState.CANCELLED,
+            by=worker,
+            message=message or "Its program has ended.",
+            now=now,
+            held_by=worker,
         )
-    return True
+        for state in HELD_STATES
+    )
 
 
-def _discard_unregistered(
-    model: RegisteredModel, version: str, artifacts: Store, location: str
-) -> None:
-    if ModelVersion.objects.filter(model=model, version=version).exists():
-        raise RunRefused(f"{model.name} v{version} was registered meanwhile.")
-    # The manifest first: a bundle is one only while it has it.
-    for name in sorted(artifacts.list(location), key=lambda name: not name.endswith(MANIFEST)):
-        artifacts.delete(name)
-
-
-def _read_report(run: TrainingRun) -> dict[str, Any] | None:
-    folder = open_store(run.folder)
-    if not folder.exists(REPORT):
-        return None
-    report: dict[str, Any] = msgspec.json.decode(folder.read(REPORT))
-    return report
+def _claimed(run_id: str) -> TrainingRun:
+    return TrainingRun.objects.select_related("model", "dataset", "rule_set").get(pk=run_id)
 
 
 def _held(run_id: uuid.UUID, worker: str) -> QuerySet[TrainingRun]:
-    return TrainingRun.objects.filter(pk=run_id, state=RunState.RUNNING, claimed_by=worker)
+    return TrainingRun.objects.filter(pk=run_id, state__in=HELD_STATES, claimed_by=worker)
 
 
 def _lease(now: datetime) -> datetime:

@@ -116,6 +116,9 @@ class TrainingRun(models.Model):
     started_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)
     cancel_requested_at = models.DateTimeField(null=True, blank=True)
+    settled_at = models.DateTimeField(
+        null=True, blank=True, help_text="When what follows its end was done (after.py)"
+    )
 
     claimed_by = models.CharField(max_length=200, blank=True, help_text="Worker that runs it")
     lease_until = models.DateTimeField(

@@ -5,10 +5,12 @@ from typing import Any
 
 from django.db.models import QuerySet
 
+from deployments.gcp.errors import CloudError
 from deployments.models import ModelVersion
 from engine.errors import RunRefused
 from engine.store import open_store
 from training.launchers import launcher_named
+from training.launchers.base import program_log
 from training.models import RunState, TrainingRun
 
 LOG_TAIL_LINES = 200
@@ -59,13 +61,17 @@ def run_log_tail(run: TrainingRun) -> str:
     """
     if run.started_at is None:
         return ""
-    text = launcher_named(run.launcher).logs(open_store(run.folder))
+    folder = open_store(run.folder)
+    try:
+        text = launcher_named(run.launcher).logs(run.handle, folder)
+    except CloudError as error:
+        text = f"{program_log(folder)}\nThe log of its place can't be read: {error}"
     return "\n".join(text.splitlines()[-LOG_TAIL_LINES:])
 
 
 def runs_running() -> int:
-    """How many runs are running."""
-    return TrainingRun.objects.filter(state=RunState.RUNNING).count()
+    """How many runs are running, or about to."""
+    return TrainingRun.objects.filter(state__in=[RunState.STARTING, RunState.RUNNING]).count()
 
 
 def next_version(model_name: str) -> str:

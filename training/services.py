@@ -1,28 +1,30 @@
 """What changes data sets and training runs.
 
-A run is changed by conditional updates only: whoever ends it first wins. What the worker that
-holds a run changes is in claims.py.
+A run is changed by conditional updates only: whoever ends it first wins (transitions.py). What the
+worker that has a run changes is in claims.py.
 """
 
 import logging
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from celery import current_app
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, models, transaction
+from django.db.models import Q
 from django.utils import timezone
-from kombu.exceptions import OperationalError as BrokerError
 
 from deployments.models import ModelVersion, RegisteredModel, RuleSet
 from engine.errors import FieldError, InvalidDataset, RunRefused, SentinelleError
+from training import messages, transitions
+from training.launchers import launcher_named
+from training.launchers.resources import resources_for
 from training.models import ACTIVE, Dataset, RetrainingSchedule, RunState, Then, TrainingRun
 from training.pipeline.durations import parse_duration
 from training.pipeline.spec import Options, decode_options, encode_options
@@ -31,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 # A queued run whose message is older than this gets another; a claim makes doubles harmless.
 RESEND_SECONDS = 60
+STEP_EXPIRES_SECONDS = 10
+# For how long what follows an end is tried again.
+SETTLE_WITHIN = timedelta(days=1)
 
 
 # --- Data sets -----------------------------------------------------------------------------
@@ -130,6 +135,8 @@ def run_create(
     sample: int | None = None,
     seed: int = 0,
     options: Options | None = None,
+    launcher: str = "local",
+    resources: Mapping[str, Any] | None = None,
     requested_by: str = "",
     schedule: RetrainingSchedule | None = None,
     then: str = Then.KEEP,
@@ -140,13 +147,16 @@ def run_create(
         dataset, model, rules: names. No `rules` means those that serve for the model.
         sample: only the most recent rows; the version can then not be promoted.
         options: everything else; without a label delay, that of the data set.
+        launcher: where it executes: local, cloud-run or vm.
+        resources: of that place, over its settings (`launchers/resources.py`).
         schedule: the one that makes it.
         then: what is done with its version, see `Then`.
 
     Raises:
-        RunRefused: a name is unknown, the version is malformed, registered or being trained;
-            `errors` names the field.
+        RunRefused: a name is unknown, the version is malformed, registered or being trained, or
+            the place can't be used; `errors` names the field.
     """
+    now = timezone.now()
     registered = _named(RegisteredModel, "model", "model", model)
     data: Dataset = _named(Dataset, "dataset", "data set", dataset)
     run = TrainingRun(
@@ -157,22 +167,27 @@ def run_create(
         sample=sample,
         seed=seed,
         options=encode_options(_with_label_delay(options or Options(), data)),
+        launcher=launcher,
+        resources=_resources(launcher, resources),
         requested_by=requested_by,
         schedule=schedule,
         then=then,
+        created_at=now,
+        enqueued_at=now,
+        next_step_at=None if launcher_named(launcher).is_attached else now,
     )
     _checked(run, error=RunRefused, validate_constraints=False)
-    runs_fail_abandoned(now=timezone.now())
+    runs_fail_abandoned(now=now)
     with transaction.atomic():
         _refuse_taken_version(registered, version)
         try:
             with transaction.atomic():
-                run.save(force_insert=True)
+                transitions.create(run, by=requested_by, now=now)
         except IntegrityError:
             # Another request made it between our look and our insert.
             _refuse_taken_version(registered, version)
             raise
-        transaction.on_commit(partial(_send, run.pk))
+        messages.send_on_commit(messages.RUN_TRAIN, run.pk)
     return run
 
 
@@ -197,9 +212,25 @@ def run_restart(run: TrainingRun, *, requested_by: str = "") -> TrainingRun:
         sample=run.sample,
         seed=run.seed,
         options=decode_options(run.options),
+        launcher=run.launcher,
+        resources=run.resources,
         requested_by=requested_by,
         then=run.then,
     )
+
+
+def _resources(launcher: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the run gets. A place elsewhere reads and writes what is in the bucket."""
+    resources = msgspec.to_builtins(resources_for(launcher, given))
+    folders = {name: getattr(settings, name) for name in ("DATA_DIR", "RUNS_DIR", "ARTIFACTS_DIR")}
+    here = [name for name, location in folders.items() if not location.startswith("gs://")]
+    if here and "project" in resources:
+        message = (
+            f"The launcher “{launcher}” can't see {', '.join(here)} of this machine: set "
+            "BUCKET_NAME, so that data sets, runs and versions are in a bucket."
+        )
+        raise RunRefused(message, [FieldError("launcher", message)])
+    return {name: value for name, value in resources.items() if value is not None}
 
 
 def _with_label_delay(options: Options, dataset: Dataset) -> Options:
@@ -254,48 +285,54 @@ def _checked(row: models.Model, *, error: type[SentinelleError], **clean: Any) -
         raise error("; ".join(f"{f.field}: {f.message}" for f in faults), faults) from None
 
 
-def _send(run_id: uuid.UUID) -> None:
-    """Send the run's message. A broker that is down is no failure: the message is sent again."""
-    try:
-        current_app.send_task("training.tasks.run_train", kwargs={"run_id": str(run_id)})
-    except BrokerError as error:
-        logger.warning("The message of run %s could not be sent yet: %s", run_id, error)
-
-
 # --- Stopping and recovering ---------------------------------------------------------------
 
 
-def run_cancel(run: TrainingRun, *, now: datetime) -> None:
-    """Cancel a run: at once when it is queued, at the worker's next heartbeat when it runs.
+def run_cancel(run: TrainingRun, *, now: datetime, by: str = "") -> None:
+    """Cancel a run: at once when it is queued, at its worker's next step when it is not.
 
     Raises:
         RunRefused: it has already ended.
     """
-    row = TrainingRun.objects.filter(pk=run.pk)
-    queued = row.filter(state=RunState.QUEUED)
-    if queued.update(state=RunState.CANCELLED, cancel_requested_at=now, finished_at=now):
+    if transitions.move(
+        run.pk,
+        RunState.QUEUED,
+        RunState.CANCELLED,
+        by=by,
+        message="It was cancelled before it started.",
+        now=now,
+        cancel_requested_at=now,
+    ):
         return
-    if not row.filter(state=RunState.RUNNING).update(cancel_requested_at=now):
+    begun = TrainingRun.objects.filter(pk=run.pk, state__in=[RunState.STARTING, RunState.RUNNING])
+    with transaction.atomic():
+        asked = begun.filter(cancel_requested_at=None).update(cancel_requested_at=now)
+        if asked:
+            transitions.note(run.pk, "Cancelling was asked for.", by, now)
+    if not asked and not begun.exists():
         run.refresh_from_db()
         raise RunRefused(f"This run has already ended: it is {run.state}.")
+    if begun.filter(next_step_at__isnull=False).update(next_step_at=now):
+        messages.send_on_commit(messages.STEP_RUN, run.pk)
     runs_fail_abandoned(now=now)
 
 
 def runs_fail_abandoned(*, now: datetime) -> int:
-    """End the running runs that no worker answers for any more; returns how many.
+    """End the runs that their worker had to stay with, and that it does not answer for any more;
+    returns how many.
 
     Their program has ended too: it watches its worker.
     """
-    abandoned = TrainingRun.objects.filter(state=RunState.RUNNING, lease_until__lt=now)
+    abandoned = Q(lease_until__lt=now, next_step_at=None)
+    begun = TrainingRun.objects.filter(abandoned, state__in=[RunState.STARTING, RunState.RUNNING])
     ended = 0
-    for run in abandoned.only("pk", "heartbeat_at", "claimed_by", "cancel_requested_at"):
-        last = f"{run.heartbeat_at:%Y-%m-%d %H:%M:%S} UTC"
+    for run in begun.only("pk", "state", "lease_until", "claimed_by", "cancel_requested_at"):
+        assert run.lease_until is not None
+        last = run.lease_until - timedelta(seconds=settings.TRAINING_LEASE_SECONDS)
+        error = f"The worker {run.claimed_by} stopped answering at {last:%Y-%m-%d %H:%M:%S} UTC."
         state = RunState.CANCELLED if run.cancel_requested_at else RunState.FAILED
-        ended += abandoned.filter(pk=run.pk).update(
-            state=state,
-            error=f"The worker {run.claimed_by} stopped answering at {last}.",
-            finished_at=now,
-            lease_until=None,
+        ended += transitions.move(
+            run.pk, run.state, state, by="", message=error, now=now, where=abandoned, error=error
         )
     return ended
 
@@ -303,19 +340,54 @@ def runs_fail_abandoned(*, now: datetime) -> int:
 def runs_send_again(*, now: datetime) -> int:
     """Send a new message for queued runs whose message must be lost, as when the broker was
     emptied; returns how many."""
+    old = now - timedelta(seconds=RESEND_SECONDS)
     stale = TrainingRun.objects.filter(
-        state=RunState.QUEUED, enqueued_at__lt=now - timedelta(seconds=RESEND_SECONDS)
+        state=RunState.QUEUED, next_step_at=None, enqueued_at__lt=old
     )
     sent = 0
     for pk in list(stale.values_list("pk", flat=True)):
         if stale.filter(pk=pk).update(enqueued_at=now):
-            _send(pk)
+            messages.send(messages.RUN_TRAIN, pk)
             sent += 1
     return sent
+
+
+def runs_step(*, now: datetime) -> int:
+    """Send a message for every run that nobody stays with and whose next step is due; returns how
+    many."""
+    due = TrainingRun.objects.filter(
+        Q(lease_until=None) | Q(lease_until__lt=now), state__in=ACTIVE, next_step_at__lte=now
+    )
+    pks = list(due.values_list("pk", flat=True))
+    for pk in pks:
+        # While every worker is busy these would only pile up.
+        messages.send(messages.STEP_RUN, pk, expires=STEP_EXPIRES_SECONDS)
+    return len(pks)
+
+
+def runs_settle_again(*, now: datetime) -> int:
+    """Send a new message for ended runs that were not settled; returns how many."""
+    left = TrainingRun.objects.filter(
+        Q(lease_until=None) | Q(lease_until__lt=now),
+        state__in=transitions.ENDED,
+        settled_at=None,
+        finished_at__lt=now - timedelta(seconds=RESEND_SECONDS),
+        finished_at__gt=now - SETTLE_WITHIN,
+    )
+    pks = list(left.values_list("pk", flat=True))
+    for pk in pks:
+        messages.send(messages.AFTER_RUN, pk, expires=RESEND_SECONDS)
+    return len(pks)
 
 
 def runs_recover(*, now: datetime) -> None:
     """End what no worker answers for, and send lost messages again."""
     ended, sent = runs_fail_abandoned(now=now), runs_send_again(now=now)
-    if ended or sent:
-        logger.warning("Abandoned runs ended: %d. Lost messages sent again: %d.", ended, sent)
+    settled = runs_settle_again(now=now)
+    if ended or sent or settled:
+        logger.warning(
+            "Abandoned runs ended: %d. Lost messages sent again: %d, after an end: %d.",
+            ended,
+            sent,
+            settled,
+        )

@@ -6,15 +6,33 @@ from typing import Any
 from celery import shared_task
 from django.utils import timezone
 
-from training import schedules, services
+from training import after, schedules, services
 from training.execution import run_execute
 
 
 @shared_task(bind=True)  # type: ignore[untyped-decorator]
 def run_train(self: Any, *, run_id: str) -> None:
-    """Execute a queued training run. It is never retried: a failed run is started again by a
-    person, who has read why."""
-    run_execute(run_id, worker=f"{self.request.hostname}:{os.getpid()}")
+    """Execute a queued training run, or take its first step. It is never retried: a failed run is
+    started again by a person, who has read why."""
+    run_execute(run_id, worker=_name(self))
+
+
+@shared_task(bind=True)  # type: ignore[untyped-decorator]
+def step_run(self: Any, *, run_id: str) -> None:
+    """Take the next step of a run that no worker stays with."""
+    run_execute(run_id, worker=_name(self))
+
+
+@shared_task(bind=True)  # type: ignore[untyped-decorator]
+def after_run(self: Any, *, run_id: str) -> None:
+    """Do what follows the end of a run."""
+    after.run_ended(run_id, worker=_name(self), now=timezone.now())
+
+
+@shared_task  # type: ignore[untyped-decorator]
+def step_due_runs() -> None:
+    """Every 5 s: send the steps that are due."""
+    services.runs_step(now=timezone.now())
 
 
 @shared_task  # type: ignore[untyped-decorator]
@@ -26,11 +44,14 @@ def fail_abandoned_runs() -> None:
 @shared_task(bind=True)  # type: ignore[untyped-decorator]
 def run_schedule(self: Any, *, schedule_id: int) -> None:
     """At each of its times, or on request: make the run of a schedule, once."""
-    worker = f"{self.request.hostname}:{os.getpid()}"
-    schedules.schedule_run_due(schedule_id, now=timezone.now(), worker=worker)
+    schedules.schedule_run_due(schedule_id, now=timezone.now(), worker=_name(self))
 
 
 @shared_task  # type: ignore[untyped-decorator]
 def run_due_schedules() -> None:
     """Every 15 s: catch up what was missed, and try again what had to wait."""
     schedules.schedules_send_due(now=timezone.now())
+
+
+def _name(task: Any) -> str:
+    return f"{task.request.hostname}:{os.getpid()}"

@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score
 
 from engine.store import open_store
 from tests import bundles
-from tests.training.support import make_run
+from tests.training.support import claim_run, make_run
 from tests.training.trained import Trained
 from training import claims
 from training.models import RunState, TrainingRun
@@ -220,7 +220,7 @@ def test_the_page_fits_a_telephone_and_the_dark(strict: Page, finished):
 
 
 def test_a_failed_run_says_where_why_and_what_to_do(strict: Page, runs):
-    run = claims.run_claim(str(make_run("1.2.0").pk), worker="one", now=timezone.now())
+    run = claim_run(make_run("1.2.0"))
     open_store(run.folder).write("log/000001.txt", b"load: 300 rows\nfailed at stage split\n")
     claims.run_fail(
         run.pk,
@@ -242,7 +242,7 @@ def test_a_failed_run_says_where_why_and_what_to_do(strict: Page, runs):
 def test_a_running_run_shows_its_progress_live_and_then_its_report(
     strict: Page, runs, trained: Trained
 ):
-    run = claims.run_claim(str(make_run("1.3.0").pk), worker="one", now=timezone.now())
+    run = claim_run(make_run("1.3.0"))
     store = open_store(run.folder)
 
     def go_on(stage: str, fraction: float, line: bytes) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from django.db import connection
+from django.utils import timezone
 
-from training import launchers, services
+from training import claims, launchers, services
 from training.launchers.local import LocalLauncher
 from training.models import Dataset, TrainingRun
 
@@ -36,6 +37,16 @@ def make_run(version: str = "1.0.0", **changes: Any) -> TrainingRun:
     if not Dataset.objects.filter(name=dataset).exists():
         make_dataset(dataset)
     return services.run_create(dataset=dataset, version=version, **changes)
+
+
+def claim_run(run: TrainingRun, *, worker: str = "one", now: datetime | None = None) -> TrainingRun:
+    """The run as a worker has it whose program is at work."""
+    now = now or timezone.now()
+    claimed = claims.run_claim(str(run.pk), worker=worker, now=now)
+    assert claimed is not None
+    claims.run_started(run.pk, worker=worker, handle="here:1", now=now)
+    claimed.refresh_from_db()
+    return claimed
 
 
 def use_fake_job(monkeypatch: Any, behaviour: str) -> None:

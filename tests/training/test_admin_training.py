@@ -10,7 +10,7 @@ from django.utils import timezone
 from deployments.models import RegisteredModel
 from engine.store import open_store
 from tests.bundles import register, seed_registry
-from tests.training.support import make_dataset, make_run
+from tests.training.support import claim_run, make_dataset, make_run
 from training import claims, services
 from training.models import Dataset, RunState, TrainingRun
 
@@ -54,7 +54,7 @@ def url(view: str, *args, model: str = "trainingrun") -> str:
 
 
 def running() -> TrainingRun:
-    run = claims.run_claim(str(make_run("1.1.0").pk), worker="one", now=timezone.now())
+    run = claim_run(make_run("1.1.0"))
     progress = {"stage": "supervised", "fraction": 0.43, "message": "120 <trees>"}
     claims.run_heartbeat(run.pk, worker="one", progress=progress, now=timezone.now())
     open_store(run.folder).write("log/000001.txt", b"features: 2,000 <rows>\n")
@@ -62,7 +62,7 @@ def running() -> TrainingRun:
 
 
 def failed() -> TrainingRun:
-    run = claims.run_claim(str(make_run("1.2.0").pk), worker="one", now=timezone.now())
+    run = claim_run(make_run("1.2.0"))
     claims.run_fail(run.pk, worker="one", stage="split", error="No <frauds>.", now=timezone.now())
     run.refresh_from_db()
     return run

@@ -9,15 +9,16 @@ import pytest
 from django.utils import timezone
 
 from deployments.models import ModelVersion, RuleSet
-from engine.bundle import load_bundle, publish
+from engine.bundle import load_bundle
 from engine.store import open_store
 from tests.bundles import seed_registry
 from tests.engine.bundles import write_small_bundle
-from tests.training.support import in_thread, make_run
-from training import claims, services
+from tests.training.support import claim_run, in_thread, make_run
+from training import registration, services
 from training.models import RunState, TrainingRun
 
 pytestmark = pytest.mark.django_db(transaction=True)
+LATE = timezone.now() + timedelta(hours=1)
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +31,7 @@ def _registry(transactional_db, settings, tmp_path):
 def trained(bundle=None, **report) -> TrainingRun:
     """A claimed run whose program has just succeeded."""
     run = make_run(requested_by="ada")
-    claimed = claims.run_claim(str(run.pk), worker="one", now=timezone.now())
+    claimed = claim_run(run)
     folder = open_store(run.folder)
     rules = RuleSet.objects.get(name="default").sha256
     digest = write_small_bundle(folder, "bundle", rule_set_sha256=rules, **(bundle or {}))
@@ -45,11 +46,11 @@ def trained(bundle=None, **report) -> TrainingRun:
 
 
 def finish(run: TrainingRun) -> bool:
-    return claims.run_finish(run.pk, worker="one", ended="exit status 0", now=timezone.now())
+    return registration.run_finish(run.pk, worker="one", ended="exit status 0", now=timezone.now())
 
 
 def artifacts() -> list[str]:
-    return open_store(claims.settings.ARTIFACTS_DIR).list()
+    return open_store(registration.settings.ARTIFACTS_DIR).list()
 
 
 def test_a_success_registers_a_version_that_loads(settings):
@@ -101,13 +102,13 @@ def test_a_run_that_was_taken_from_its_worker_publishes_nothing(lost):
 def test_a_failure_between_publishing_and_the_end_leaves_no_version(monkeypatch):
     first = trained()
 
-    def fail_late(**facts):
-        register(**facts)
+    def fail_late(row):
+        insert(row)
         raise OSError("No space left on device")
 
-    register = claims.version_register
+    insert = registration.version_insert
     with monkeypatch.context() as patch:
-        patch.setattr(claims, "version_register", fail_late)
+        patch.setattr(registration, "version_insert", fail_late)
         finish(first)
     first.refresh_from_db()
     assert (first.state, first.stage) == (RunState.FAILED, "registration")
@@ -120,25 +121,13 @@ def test_a_failure_between_publishing_and_the_end_leaves_no_version(monkeypatch)
     assert ModelVersion.objects.get().training_run_id == again.pk
 
 
-def test_nobody_ends_a_run_while_it_is_being_registered(monkeypatch):
+def test_nobody_ends_a_run_while_its_version_is_inserted(monkeypatch):
     run = trained()
-    publishing, go_on = threading.Event(), threading.Event()
-
-    def slow_publish(*arguments):
-        publishing.set()
-        go_on.wait(10)
-        return publish(*arguments)
-
-    monkeypatch.setattr(claims, "publish", slow_publish)
-    late = timezone.now() + timedelta(minutes=1)
-    finishing = threading.Thread(target=in_thread, args=(lambda: finish(run),))
-    finishing.start()
-    assert publishing.wait(10)
+    inserting, go_on = hold_up(monkeypatch, "version_insert")
+    finishing = in_background(lambda: finish(run))
+    assert inserting.wait(10)
     ended = []
-    abandoning = threading.Thread(
-        target=in_thread, args=(lambda: ended.append(services.runs_fail_abandoned(now=late)),)
-    )
-    abandoning.start()
+    abandoning = in_background(lambda: ended.append(services.runs_fail_abandoned(now=LATE)))
     abandoning.join(0.5)
     go_on.set()
     finishing.join(20)
@@ -147,3 +136,43 @@ def test_nobody_ends_a_run_while_it_is_being_registered(monkeypatch):
     assert ended == [0]
     assert run.state == RunState.SUCCEEDED
     assert ModelVersion.objects.get() == run.model_version
+
+
+def test_a_run_that_ends_while_its_bundle_is_published_has_no_version(monkeypatch):
+    run = trained()
+    publishing, go_on = hold_up(monkeypatch, "publish")
+    finished = []
+    finishing = in_background(lambda: finished.append(finish(run)))
+    assert publishing.wait(10)
+    # Publishing locks nothing: to a bucket it takes minutes.
+    assert services.runs_fail_abandoned(now=LATE) == 1
+    go_on.set()
+    finishing.join(20)
+    run.refresh_from_db()
+    assert finished == [False]
+    assert run.state == RunState.FAILED
+    assert not ModelVersion.objects.exists()
+
+    again = trained(bundle={"training": {"another": "bundle"}})
+    assert finish(again)
+    assert ModelVersion.objects.get().training_run_id == again.pk
+
+
+def hold_up(monkeypatch, name: str) -> tuple[threading.Event, threading.Event]:
+    """Make a function of the registration tell when it is called, and wait to be told to go on."""
+    called, go_on = threading.Event(), threading.Event()
+    function = getattr(registration, name)
+
+    def slow(*arguments):
+        called.set()
+        go_on.wait(10)
+        return function(*arguments)
+
+    monkeypatch.setattr(registration, name, slow)
+    return called, go_on
+
+
+def in_background(work) -> threading.Thread:
+    thread = threading.Thread(target=in_thread, args=(work,))
+    thread.start()
+    return thread

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from engine.store import open_store
 from tests.bundles import METRICS, register, seed_registry
-from tests.training.support import make_run
+from tests.training.support import claim_run, make_run
 from training import claims
 from training.models import RunState, TrainingRun
 from training.report import remedy, report_context
@@ -45,7 +45,7 @@ def succeeded(version: str = "1.0.0", report: dict[str, Any] = OLD) -> TrainingR
 
 
 def failed(version: str = "1.2.0", error: str = "No <frauds>.") -> TrainingRun:
-    run = claims.run_claim(str(make_run(version).pk), worker="one", now=timezone.now())
+    run = claim_run(make_run(version))
     open_store(run.folder).write("log/000001.txt", b"load: 3 <rows>\n")
     claims.run_fail(run.pk, worker="one", stage="split", error=error, now=timezone.now())
     run.refresh_from_db()
@@ -87,9 +87,9 @@ def test_an_unknown_run_is_refused_naming_those_that_there_are(name):
 
 def test_a_beginning_that_several_share_is_refused():
     ids = [f"4f1c0e2a-5d2b-4b1e-9a55-0c6f6a3f5d1{digit}" for digit in (1, 2)]
-    for pk, version in zip(ids, ("1.0.0", "1.1.0"), strict=True):
-        row = make_run(version)
-        TrainingRun.objects.filter(pk=row.pk).update(id=pk)
+    row = make_run("0.9.0")
+    for row.pk, row.version in zip(ids, ("1.0.0", "1.1.0"), strict=True):
+        row.save(force_insert=True)
     assert "More than one run begins with “4f1c”" in refused("4f1c")
     assert ids[1] in refused(ids[1][:-2])
     assert f"Run {ids[1]} is queued" in refused(ids[1])

@@ -20,7 +20,7 @@ from tests.training.support import (
     use_fake_job,
     wait_until,
 )
-from training import claims, services
+from training import claims, messages, services
 from training.claims import Claim
 from training.execution import run_execute
 from training.models import Dataset, RunState, TrainingRun
@@ -146,7 +146,7 @@ class TestClaim:
         assert len(winners) == 1
         run.refresh_from_db()
         assert run.claimed_by == winners[0].claimed_by
-        assert run.state == RunState.RUNNING
+        assert run.state == RunState.STARTING
 
     def test_a_run_that_does_not_exist_or_has_ended_is_not_claimed(self):
         run = make_run()
@@ -198,7 +198,7 @@ class TestRecovery:
 
     def test_a_lost_message_is_sent_again_once_a_minute(self, monkeypatch):
         sent = []
-        monkeypatch.setattr(services, "_send", sent.append)
+        monkeypatch.setattr(messages, "send", lambda task, pk: sent.append((task, pk)))
         run = make_run()
         sent.clear()
         soon, later = NOW + timedelta(seconds=50), timezone.now() + timedelta(seconds=61)
@@ -206,7 +206,7 @@ class TestRecovery:
         assert sent == []
         services.runs_recover(now=later)
         services.runs_recover(now=later + timedelta(seconds=1))
-        assert sent == [run.pk]
+        assert sent == [(messages.RUN_TRAIN, run.pk)]
 
     def test_a_run_sent_twice_is_executed_once(self, monkeypatch):
         use_fake_job(monkeypatch, "fail")
@@ -298,7 +298,7 @@ class TestExecute:
 
     def test_a_database_that_is_away_for_a_while_costs_no_run(self, monkeypatch):
         use_fake_job(monkeypatch, "fail")
-        monkeypatch.setattr("training.execution.POLL_SECONDS", 0.05)
+        monkeypatch.setattr("training.execution.DATABASE_RETRY_SECONDS", 0.05)
         away = [OperationalError("the server closed the connection")] * 3
 
         def heartbeat_or_not(*args, **kwargs):

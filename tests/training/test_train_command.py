@@ -8,7 +8,14 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from tests.bundles import seed_registry
-from tests.training.support import in_thread, make_dataset, make_run, use_fake_job, wait_until
+from tests.training.support import (
+    claim_run,
+    in_thread,
+    make_dataset,
+    make_run,
+    use_fake_job,
+    wait_until,
+)
 from training import claims, services
 from training.execution import run_execute
 from training.management.commands import train
@@ -103,7 +110,7 @@ def test_waiting_tells_that_no_worker_answers_and_then_how_it_ended(monkeypatch)
 
 def test_waiting_behind_another_run_is_told_apart(monkeypatch):
     monkeypatch.setattr(train, "PATIENCE_SECONDS", 0.2)
-    claims.run_claim(str(make_run("0.9.0").pk), worker="one", now=timezone.now())
+    claim_run(make_run("0.9.0"))
     call = Call(dataset="sales", semver="1.0.0", wait=True)
     wait_until(lambda: "busy with 1 other run" in call.err.getvalue())
     services.run_cancel(TrainingRun.objects.get(version="1.0.0"), now=timezone.now())
@@ -115,7 +122,7 @@ def test_a_terminal_shows_one_line_that_moves():
     call = Call(Terminal(), dataset="sales", semver="1.0.0", wait=True)
     run = wait_until(TrainingRun.objects.first)
     wait_until(lambda: "queued" in call.out.getvalue())
-    claims.run_claim(str(run.pk), worker="one", now=timezone.now())
+    claim_run(run)
     progress = {"stage": "features", "fraction": 0.5, "message": "1,000 rows"}
     claims.run_heartbeat(run.pk, worker="one", progress=progress, now=timezone.now())
     wait_until(lambda: "1,000 rows" in call.out.getvalue())
@@ -129,7 +136,7 @@ def test_a_terminal_shows_one_line_that_moves():
 def test_a_run_whose_worker_died_ends_the_waiting_without_beat(settings):
     settings.TRAINING_LEASE_SECONDS = 1
     run = make_run()
-    claims.run_claim(str(run.pk), worker="one", now=timezone.now())
+    claim_run(run)
     call = Call(follow=run.pk)
     call.join()
     assert "stopped answering" in call.failure

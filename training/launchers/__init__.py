@@ -1,35 +1,27 @@
-"""Where a training run executes. Every launcher has the same four verbs."""
+"""Where a training run executes. Every launcher has the same four verbs, see base.py."""
 
-from typing import Any, Protocol
+from importlib import import_module
 
 from engine.errors import RunRefused
-from engine.store import Store
-from training.launchers.local import LocalLauncher
+from training.launchers.base import Launch, Launcher, PlaceBusy, Seen
 
+__all__ = ["Launch", "Launcher", "PlaceBusy", "Seen", "launcher_named"]
 
-class Launcher(Protocol):
-    """Starts the training program on a run folder and watches it. It knows no database."""
-
-    def start(self, run_folder: str) -> Any:
-        """Start the program on the folder at this location; return a handle to it."""
-
-    def poll(self, handle: Any) -> str | None:
-        """Return None while the program runs, then how it ended, in words (“exit status 0”)."""
-
-    def cancel(self, handle: Any) -> None:
-        """End the program and everything it started; nothing happens when it has ended."""
-
-    def logs(self, folder: Store) -> str:
-        """Return what the program has logged so far."""
-
-
-_LAUNCHERS: dict[str, Launcher] = {"local": LocalLauncher()}
+# By name and imported when used: a web process that trains nothing pays for none.
+CLASSES = {
+    "local": "training.launchers.local.LocalLauncher",
+    "cloud-run": "training.launchers.cloud_run.CloudRunLauncher",
+    "vm": "training.launchers.vm.VmLauncher",
+}
+_LAUNCHERS: dict[str, Launcher] = {}
 
 
 def launcher_named(name: str) -> Launcher:
-    """Raises RunRefused for a name that no launcher has."""
-    try:
-        return _LAUNCHERS[name]
-    except KeyError:
-        known = ", ".join(_LAUNCHERS)
-        raise RunRefused(f"There is no launcher “{name}”; there is {known}.") from None
+    """The launcher of that name, one a process. Raises RunRefused when there is none."""
+    if name not in _LAUNCHERS:
+        if name not in CLASSES:
+            known = ", ".join(CLASSES)
+            raise RunRefused(f"There is no launcher “{name}”; there is {known}.")
+        module, _, kind = CLASSES[name].rpartition(".")
+        _LAUNCHERS[name] = getattr(import_module(module), kind)()
+    return _LAUNCHERS[name]

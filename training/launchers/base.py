@@ -65,3 +65,9 @@ class Launcher(Protocol):
 
     def logs(self, handle: str, folder: Store) -> str:
         """Return what the program has logged so far, and what the place says beside it."""
+
+
+def program_log(folder: Store) -> str:
+    """The log that the program wrote into its run folder, in order."""
+    names = sorted(folder.list("log"))
+    return "".join(folder.read(name).decode(errors="replace") for name in names)

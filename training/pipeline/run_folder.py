@@ -23,9 +23,11 @@ from training.pipeline.spec import RunSpec, decode_spec
 
 HEARTBEAT_SECONDS = 2.0
 SPEC = "spec.json"
+CLAIM = "claim.json"
 BUNDLE = "bundle"
 PREDICTIONS = "predictions.parquet"
 REPORT = "report.json"
+PROGRESS = "progress.json"
 
 
 class ClaimRefused(SentinelleError):
@@ -81,17 +83,17 @@ class RunFolder:
                 "claimed_at": _now(),
             }
         )
-        if not self.store.create_if_absent("claim.json", claim):
-            holder = msgspec.json.decode(self.store.read("claim.json"))["execution"]
+        if not self.store.create_if_absent(CLAIM, claim):
+            holder = msgspec.json.decode(self.store.read(CLAIM))["execution"]
             if holder != self.execution:
                 raise ClaimRefused(f"This run is claimed by the execution {holder!r}.")
-            self.store.write("claim.json", claim)
+            self.store.write(CLAIM, claim)
         self.discard_results()
         self._chunk = len(self.store.list("log"))
 
     def holds_claim(self) -> bool:
         """False once a retry of this execution has taken the run over."""
-        claim = msgspec.json.decode(self.store.read("claim.json"))
+        claim = msgspec.json.decode(self.store.read(CLAIM))
         return bool(claim["token"] == self._token)
 
     def progress(
@@ -121,7 +123,7 @@ class RunFolder:
             if lines:
                 self._chunk += 1
                 self.store.write(f"log/{self._chunk:06d}.txt", "".join(lines).encode())
-            self.store.write("progress.json", _encode(progress))
+            self.store.write(PROGRESS, _encode(progress))
 
     def finish(self, report: dict[str, Any]) -> bool:
         """Write the report, once: False if the run already had one (it then stays)."""
