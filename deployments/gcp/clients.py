@@ -42,6 +42,11 @@ def zone_operations() -> Any:
     return _client(os.getpid(), compute_v1.ZoneOperationsClient, "rest")
 
 
+def logging(project: str) -> Any:
+    """`google.cloud.logging.Client`, over HTTP: it needs no gRPC channel in a worker that forks."""
+    return _logging(os.getpid(), project)
+
+
 def session() -> Any:
     """An `AuthorizedSession` of google-auth, for calls that are not worth a client library."""
     return _session(os.getpid())
@@ -49,11 +54,22 @@ def session() -> Any:
 
 @lru_cache(maxsize=16)
 def _client(_pid: int, kind: Any, transport: str) -> Any:
+    return kind(transport=transport, client_options=_options())
+
+
+@lru_cache(maxsize=4)
+def _logging(_pid: int, project: str) -> Any:
+    from google.cloud import logging
+
+    make: Any = logging.Client
+    return make(project=project, _use_grpc=False, client_options=_options())
+
+
+def _options() -> Any:
     from google.api_core.client_options import ClientOptions
 
     endpoint = settings.GOOGLE_API_ENDPOINT
-    options = ClientOptions(api_endpoint=endpoint) if endpoint else None
-    return kind(transport=transport, client_options=options)
+    return ClientOptions(api_endpoint=endpoint) if endpoint else None
 
 
 @lru_cache(maxsize=1)

@@ -25,5 +25,5 @@ def talking_to(google: GoogleServer) -> Iterator[GoogleServer]:
 
 
 def _forget() -> None:
-    for made in (clients._client, clients._session):
+    for made in (clients._client, clients._logging, clients._session):
         made.cache_clear()

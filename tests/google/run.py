@@ -23,7 +23,7 @@ from google.rpc import code_pb2, status_pb2
 
 from tests.google.logging import LoggingApi
 from tests.google.processes import Container
-from tests.google.server import Call, Handler, Refusal
+from tests.google.server import Call, GoogleServer, Handler, Refusal
 
 PLACE = r"projects/[^/]+/locations/[^/]+"
 State = run_v2.Condition.State
@@ -138,6 +138,8 @@ class RunApi:
         """How often a list is read before it has a new execution."""
         self.start_seconds = 0.0
         self.grace = 5.0
+        self.google: GoogleServer | None = None
+        """The server that has this API, once it has."""
         self.lock = threading.RLock()
         self._lags: dict[str, int] = {}
         self._operations: dict[str, tuple[Any, Callable[[], Any]]] = {}
@@ -305,6 +307,8 @@ class RunApi:
     def _run(self, call: Call) -> Any:
         request = _parse(run_v2.RunJobRequest, call)
         job = self._job(call.match[1])
+        if request.etag and request.etag != job.etag:
+            raise Refusal("ABORTED", "Conflict for resource: version does not match.")
         if job.terminal_condition.state != State.CONDITION_SUCCEEDED:
             raise Refusal("FAILED_PRECONDITION", f"Job is not ready: {job.name}")
         template = run_v2.TaskTemplate(job.template.template)

@@ -1,0 +1,446 @@
+"""Cloud Run jobs and their executions, through Google's client library over REST.
+
+Every function raises CloudError. None waits for an execution: its name is known at once, and how it
+is doing is asked by that name. How it ended is told by its counts; the long-running operation of an
+execution that was cancelled ends as if it had succeeded, and that of its cancellation as if not.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from deployments.gcp import clients
+from deployments.gcp.errors import CloudError, cloud_error, translated
+from deployments.gcp.limits import format_memory, parse_memory
+
+LABELS = {"sentinelle": "training"}
+COMMAND = ("python", "-m", "training.pipeline.job")
+# The name of the one container; overrides name it.
+CONTAINER = "training"
+RUN_VARIABLE = "SENTINELLE_RUN"
+CALL_SECONDS = 30.0
+# A job is there in seconds; what takes longer is looked at again by the next step.
+READY_SECONDS = 60.0
+READY_POLL_SECONDS = 0.5
+PAGE = 100
+
+
+class JobName(NamedTuple):
+    """Where a job is."""
+
+    project: str
+    region: str
+    job: str
+
+    @property
+    def parent(self) -> str:
+        return f"projects/{self.project}/locations/{self.region}"
+
+    @property
+    def full(self) -> str:
+        return f"{self.parent}/jobs/{self.job}"
+
+
+class JobSpec(NamedTuple):
+    """What a job is made of. None: as it is, or as Cloud Run makes a new one."""
+
+    image: str | None = None
+    cpu: int | None = None
+    memory_mb: int | None = None
+    timeout_s: int | None = None
+    retries: int | None = None
+    service_account: str | None = None
+    env: Mapping[str, str] = {}
+    """Variables to have; others that the job has stay."""
+
+
+class Change(NamedTuple):
+    """One field of a job, before and after."""
+
+    field: str
+    before: str
+    after: str
+
+
+class JobInfo(NamedTuple):
+    """A job as it is."""
+
+    name: str
+    image: str
+    command: str
+    cpu: int
+    memory_mb: int
+    timeout_s: int
+    retries: int
+    service_account: str
+    env: dict[str, str]
+    labels: dict[str, str]
+    problem: str
+    """Why it can't be executed, in Google's words, or empty."""
+    latest_execution: str
+    """Full name of the newest one, or empty."""
+    execution_count: int
+    etag: str
+
+
+class ExecutionInfo(NamedTuple):
+    """An execution as it is."""
+
+    name: str
+    state: str
+    """waiting, running, succeeded, failed or cancelled."""
+    message: str
+    """What Google says of it."""
+    run_id: str
+    """Of the training run it was started for, or empty."""
+    created_at: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    retried: bool
+
+    @property
+    def has_ended(self) -> bool:
+        return self.ended_at is not None
+
+
+# --- Jobs ----------------------------------------------------------------------------------
+
+
+def job_describe(name: JobName) -> JobInfo:
+    """The job `name`."""
+    return _info(_job(name))
+
+
+def job_list(project: str, region: str) -> list[JobInfo]:
+    """Our jobs of a project in a region."""
+    with translated("Listing the jobs", project=project, region=region):
+        parent = JobName(project, region, "").parent
+        jobs = clients.run_jobs().list_jobs(parent=parent, timeout=CALL_SECONDS)
+        return [_info(job) for job in jobs if LABELS.items() <= dict(job.labels).items()]
+
+
+def job_ensure(name: JobName, spec: JobSpec) -> tuple[JobInfo, list[Change]]:
+    """Create the job, or change what differs from `spec`; what changed.
+
+    Raises CloudError, with the reason `image` when there is no image to make it of.
+    """
+    try:
+        return job_update(name, spec)
+    except CloudError as error:
+        if error.reason != "not_found":
+            raise
+    try:
+        return job_create(name, spec), [Change("job", "none", name.job)]
+    except CloudError as error:
+        if error.reason != "exists":
+            raise
+    # Another worker made it meanwhile.
+    return job_update(name, spec)
+
+
+def job_create(name: JobName, spec: JobSpec) -> JobInfo:
+    """Create the job and wait until it can be executed."""
+    from google.cloud import run_v2
+
+    job = run_v2.Job(
+        labels=LABELS,
+        template={"task_count": 1, "template": {"containers": [{"name": CONTAINER}]}},
+    )
+    _apply(job, spec)
+    if not spec.image:
+        raise CloudError(
+            f"The job {name.job} needs an image: set TRAINING_IMAGE or give --image.",
+            reason="image",
+        )
+    what = f"Creating the job {name.job}"
+    with translated(what, project=name.project, region=name.region):
+        operation = clients.run_jobs().create_job(
+            parent=name.parent, job=job, job_id=name.job, timeout=CALL_SECONDS
+        )
+    _wait(what, name, operation)
+    return job_describe(name)
+
+
+def job_update(name: JobName, spec: JobSpec) -> tuple[JobInfo, list[Change]]:
+    """Change what differs from `spec`, if anything does, and wait until it holds."""
+    job = _job(name)
+    before = _info(job)
+    _apply(job, spec)
+    changes = _differences(before, _info(job))
+    # A job that could not be made ready is sent again: its image may be there by now.
+    if not changes and not before.problem:
+        return before, []
+    what = f"Updating the job {name.job}"
+    with translated(what, project=name.project, region=name.region):
+        operation = clients.run_jobs().update_job(job=job, timeout=CALL_SECONDS)
+    _wait(what, name, operation)
+    return job_describe(name), changes
+
+
+def job_delete(name: JobName) -> None:
+    """Delete the job with its executions; those that run are cancelled."""
+    what = f"Deleting the job {name.job}"
+    with translated(what, project=name.project, region=name.region):
+        operation = clients.run_jobs().delete_job(name=name.full, timeout=CALL_SECONDS)
+    _wait(what, name, operation)
+
+
+def job_run(
+    name: JobName,
+    *,
+    run_id: str,
+    env: Mapping[str, str],
+    timeout_s: int | None = None,
+    etag: str = "",
+) -> str:
+    """Start an execution for a training run; its full name.
+
+    Args:
+        env: variables of this execution, over those of the job.
+        timeout_s: of each attempt, instead of the job's.
+        etag: of the job as it was looked at; another one is refused as a conflict.
+    """
+    from google.cloud import run_v2
+
+    variables = {**env, RUN_VARIABLE: run_id}
+    overrides: dict[str, Any] = {
+        "container_overrides": [
+            {"name": CONTAINER, "env": [{"name": k, "value": v} for k, v in variables.items()]}
+        ]
+    }
+    if timeout_s is not None:
+        overrides["timeout"] = timedelta(seconds=timeout_s)
+    request = run_v2.RunJobRequest(name=name.full, overrides=overrides, etag=etag)
+    with translated(f"Starting the job {name.job}", project=name.project, region=name.region):
+        operation = clients.run_jobs().run_job(request=request, timeout=CALL_SECONDS)
+        return str(operation.metadata.name)
+
+
+# --- Executions ----------------------------------------------------------------------------
+
+
+def execution_find(name: JobName, run_id: str) -> ExecutionInfo | None:
+    """The execution that was started for a training run, if any is known yet.
+
+    A list may lag behind, so the newest execution that the job itself tells of is looked at too.
+    """
+    latest = _latest(name)
+    if latest is not None and latest.run_id == run_id:
+        return latest
+    return next((found for found in execution_list(name) if found.run_id == run_id), None)
+
+
+def execution_list(name: JobName) -> Iterator[ExecutionInfo]:
+    """The job's executions, in Google's order: the newest first."""
+    with translated(
+        f"Listing the executions of {name.job}", project=name.project, region=name.region
+    ):
+        request = {"parent": name.full, "page_size": PAGE}
+        for found in clients.run_executions().list_executions(
+            request=request, timeout=CALL_SECONDS
+        ):
+            yield _execution(found)
+
+
+def execution_get(execution: str) -> ExecutionInfo:
+    """An execution by its full name."""
+    with translated(f"Looking at the execution {short(execution)}", **_place(execution)):
+        return _execution(
+            clients.run_executions().get_execution(name=execution, timeout=CALL_SECONDS)
+        )
+
+
+def execution_cancel(execution: str) -> bool:
+    """Cancel an execution and don't wait for it; False when it had ended or is not there."""
+    try:
+        if execution_get(execution).has_ended:
+            return False
+        with translated(f"Cancelling the execution {short(execution)}", **_place(execution)):
+            clients.run_executions().cancel_execution(name=execution, timeout=CALL_SECONDS)
+    except CloudError as error:
+        if error.reason == "not_found" or _ended_meanwhile(execution, error):
+            return False
+        raise
+    return True
+
+
+def short(name: str) -> str:
+    """The last part of a full name."""
+    return name.rsplit("/", 1)[-1]
+
+
+def job_of(execution: str) -> JobName:
+    """The job of an execution's full name."""
+    _, project, _, region, _, job, *_ = execution.split("/")
+    return JobName(project, region, job)
+
+
+def _ended_meanwhile(execution: str, error: CloudError) -> bool:
+    if error.is_transient or error.reason == "permission":
+        return False
+    return execution_get(execution).has_ended
+
+
+def _latest(name: JobName) -> ExecutionInfo | None:
+    try:
+        latest = job_describe(name).latest_execution
+        return execution_get(latest) if latest else None
+    except CloudError as error:
+        if error.reason != "not_found":
+            raise
+        return None
+
+
+# --- Reading and writing Google's messages ---------------------------------------------------
+
+
+def _job(name: JobName) -> Any:
+    with translated(f"Looking at the job {name.job}", project=name.project, region=name.region):
+        return clients.run_jobs().get_job(name=name.full, timeout=CALL_SECONDS)
+
+
+def _apply(job: Any, spec: JobSpec) -> None:
+    """Write `spec` into Google's message."""
+    task = job.template.template
+    box = task.containers[0]
+    box.command, box.args = list(COMMAND), []
+    if spec.image:
+        box.image = spec.image
+    limits = dict(box.resources.limits)
+    if spec.cpu is not None:
+        limits["cpu"] = str(spec.cpu)
+    if spec.memory_mb is not None:
+        limits["memory"] = f"{spec.memory_mb}Mi"
+    box.resources.limits = limits
+    if spec.timeout_s is not None:
+        task.timeout = timedelta(seconds=spec.timeout_s)
+    if spec.retries is not None:
+        task.max_retries = spec.retries
+    if spec.service_account:
+        task.service_account = spec.service_account
+    others = [item for item in box.env if item.name not in spec.env]
+    box.env = others + [{"name": key, "value": value} for key, value in spec.env.items()]
+    job.labels = {**job.labels, **LABELS}
+
+
+def _info(job: Any) -> JobInfo:
+    from google.cloud import run_v2
+
+    task = job.template.template
+    box = task.containers[0]
+    limits = dict(box.resources.limits)
+    condition = job.terminal_condition
+    failed = condition.state == run_v2.Condition.State.CONDITION_FAILED
+    latest = job.latest_created_execution.name
+    return JobInfo(
+        name=short(job.name),
+        image=box.image,
+        command=" ".join([*box.command, *box.args]),
+        cpu=_cpu(limits.get("cpu", "1")),
+        memory_mb=_mib(limits.get("memory", "512Mi")),
+        timeout_s=int(task.timeout.total_seconds()),
+        retries=task.max_retries,
+        service_account=task.service_account,
+        env={item.name: item.value for item in box.env},
+        labels=dict(job.labels),
+        problem=(condition.message or "it is not ready") if failed else "",
+        latest_execution=f"{job.name}/executions/{short(latest)}" if latest else "",
+        execution_count=job.execution_count,
+        etag=job.etag,
+    )
+
+
+SHOWN: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("image", "image", str),
+    ("command", "command", str),
+    ("cpu", "cpu", str),
+    ("memory", "memory_mb", format_memory),
+    ("timeout", "timeout_s", "{} s".format),
+    ("retries", "retries", str),
+    ("service account", "service_account", str),
+)
+"""What people are told of a job: its name, the field of JobInfo, how it is written."""
+
+
+def _differences(before: JobInfo, after: JobInfo) -> list[Change]:
+    changes = []
+    for name, field, written in SHOWN:
+        old, new = getattr(before, field), getattr(after, field)
+        if old != new:
+            changes.append(Change(name, written(old) or "none", written(new)))
+    for name, value in after.env.items():
+        if before.env.get(name) != value:
+            changes.append(Change(f"env {name}", before.env.get(name, "none"), value))
+    if before.labels != after.labels:
+        changes.append(Change("labels", str(before.labels), str(after.labels)))
+    return changes
+
+
+def _execution(found: Any) -> ExecutionInfo:
+    env = {item.name: item.value for box in found.template.containers for item in box.env}
+    return ExecutionInfo(
+        name=found.name,
+        state=_state(found),
+        message=_message(found),
+        run_id=env.get(RUN_VARIABLE, ""),
+        created_at=found.create_time or None,
+        started_at=found.start_time or None,
+        ended_at=found.completion_time or None,
+        retried=found.retried_count > 0,
+    )
+
+
+def _state(found: Any) -> str:
+    if not found.completion_time:
+        return "running" if found.running_count else "waiting"
+    if found.cancelled_count:
+        return "cancelled"
+    if found.failed_count or found.succeeded_count < (found.task_count or 1):
+        return "failed"
+    return "succeeded"
+
+
+def _message(found: Any) -> str:
+    """What the conditions say: of the whole first, then of what is not there yet."""
+    conditions = sorted(found.conditions, key=lambda condition: condition.type_ != "Completed")
+    said = (condition.message.strip() for condition in conditions)
+    return next((words for words in said if words), "")
+
+
+def _cpu(text: str) -> int:
+    return int(text.removesuffix("m")) // 1000 if text.endswith("m") else int(float(text))
+
+
+def _mib(text: str) -> int:
+    """MiB of what a job has, which another tool may have written as 2G or 512M."""
+    if text.endswith(("G", "M")):
+        return int(text[:-1]) * (1000**3 if text.endswith("G") else 1000**2) // 2**20
+    return parse_memory(text)
+
+
+def _wait(what: str, name: JobName, operation: Any) -> None:
+    """Wait until a job's operation is done, which takes seconds."""
+    deadline = time.monotonic() + READY_SECONDS
+    while True:
+        with translated(what, project=name.project, region=name.region):
+            found = clients.run_jobs().get_operation(
+                {"name": operation.operation.name}, timeout=CALL_SECONDS
+            )
+        if found.done:
+            break
+        if time.monotonic() > deadline:
+            raise CloudError(
+                f"{what}: Google has not finished it within {READY_SECONDS:.0f} s. It is looked "
+                "at again.",
+                is_transient=True,
+                reason="network",
+            )
+        time.sleep(READY_POLL_SECONDS)
+    if found.HasField("error"):
+        raise cloud_error(what, found.error.message, project=name.project, region=name.region)
+
+
+def _place(execution: str) -> dict[str, str]:
+    name = job_of(execution)
+    return {"project": name.project, "region": name.region}
