@@ -16,11 +16,11 @@ from django.db.models import Q, QuerySet
 
 from deployments.models import CHAMPION, Alias, RegisteredModel
 from engine.store import open_store
+from training import transitions
 from training.launchers import Seen
 from training.models import ACTIVE, RunState, TrainingRun
 from training.pipeline.run_folder import CLAIM, SPEC
 from training.pipeline.spec import Champion, RuleSpec, RunSpec, decode_options
-from training.transitions import move, note
 
 NOTHING_SEEN = Seen()
 HELD_STATES = (RunState.RUNNING, RunState.STARTING)
@@ -39,7 +39,7 @@ def run_claim(run_id: str, *, worker: str, now: datetime) -> TrainingRun | None:
     was."""
     free = Q(lease_until=None) | Q(lease_until__lt=now)
     due = Q(next_step_at=None) | Q(next_step_at__lte=now)
-    taken = move(
+    taken = transitions.move(
         uuid.UUID(run_id),
         RunState.QUEUED,
         RunState.STARTING,
@@ -110,7 +110,7 @@ def _champion(model: RegisteredModel) -> Champion | None:
 
 def run_started(run_id: uuid.UUID, *, worker: str, handle: str, now: datetime) -> bool:
     """Note that the place has the run, under `handle`. False when the worker has lost it."""
-    return move(
+    return transitions.move(
         run_id,
         RunState.STARTING,
         RunState.RUNNING,
@@ -128,7 +128,7 @@ def run_queue_again(
     run_id: uuid.UUID, *, worker: str, reason: str, again_at: datetime | None, now: datetime
 ) -> bool:
     """Give a run back that its place can't take now."""
-    return move(
+    return transitions.move(
         run_id,
         RunState.STARTING,
         RunState.QUEUED,
@@ -190,7 +190,7 @@ def run_unreachable(run_id: uuid.UUID, *, worker: str, reason: str, now: datetim
     held = _held(run_id, worker)
     with transaction.atomic():
         if held.filter(unreachable_since=None).update(unreachable_since=now, message=reason[:300]):
-            note(run_id, reason, worker, now)
+            transitions.note(run_id, reason, worker, now)
     since: datetime | None = held.values_list("unreachable_since", flat=True).first()
     return since or now
 
@@ -200,7 +200,7 @@ def run_reachable(run_id: uuid.UUID, *, worker: str, now: datetime) -> None:
     away = _held(run_id, worker).exclude(unreachable_since=None)
     with transaction.atomic():
         if away.update(unreachable_since=None, message=""):
-            note(run_id, "It answers again.", worker, now)
+            transitions.note(run_id, "It answers again.", worker, now)
 
 
 def run_fail(
@@ -215,7 +215,7 @@ def run_fail(
     """End the run as failed, at the stage that it is in unless `changes` has another. False when
     the worker no longer has it."""
     return any(
-        move(
+        transitions.move(
             run_id,
             state,
             RunState.FAILED,
@@ -235,7 +235,7 @@ def run_end_cancelled(run_id: uuid.UUID, *, worker: str, now: datetime, message:
     """End the run as cancelled, once its program has ended. False when the worker no longer has
     it."""
     return any(
-        move(
+        transitions.move(
             run_id,
             state,
             RunState.CANCELLED,

@@ -13,10 +13,10 @@ from deployments.services import version_insert, version_verified
 from engine.bundle import MANIFEST, publish
 from engine.errors import RunRefused, SentinelleError, StoreUnavailable
 from engine.store import Store, open_store
+from training import transitions
 from training.claims import run_end_cancelled, run_fail
 from training.models import RunState, TrainingRun
 from training.pipeline.run_folder import BUNDLE, REPORT
-from training.transitions import move
 
 REGISTRATION = "registration"
 
@@ -110,7 +110,7 @@ def _register(run: TrainingRun, worker: str, report: dict[str, Any], now: dateti
         if not _still_wanted(run, worker, now):
             return False
         version_insert(version)
-        return move(
+        return transitions.move(
             run.pk,
             RunState.RUNNING,
             RunState.SUCCEEDED,

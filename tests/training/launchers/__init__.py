@@ -1,0 +1,1 @@
+"""Launchers: one conformance suite, and what kills a run at every state."""
