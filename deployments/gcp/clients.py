@@ -1,7 +1,10 @@
 """Clients of Google's APIs, made when they are used and once a process.
 
 With `GOOGLE_API_ENDPOINT` set they talk to that address instead of Google's, as
-`STORAGE_EMULATOR_HOST` does for storage. Credentials are the application's default ones
+`STORAGE_EMULATOR_HOST` does for objects in storage. No two APIs that are used here share a path
+(`address`), so one server there can answer for all of them and none needs a prefix.
+
+Credentials are the application's default ones
 (https://cloud.google.com/docs/authentication/application-default-credentials); `GCE_METADATA_HOST`
 tells where they come from on a machine that is not Google's.
 """
@@ -50,6 +53,11 @@ def logging(project: str) -> Any:
 def session() -> Any:
     """An `AuthorizedSession` of google-auth, for calls that are not worth a client library."""
     return _session(os.getpid())
+
+
+def address(api: str, path: str) -> str:
+    """The URL of `path` (`v1/projects/p`) at an API, named as in its address (`storage`)."""
+    return f"{settings.GOOGLE_API_ENDPOINT or f'https://{api}.googleapis.com'}/{path}"
 
 
 @lru_cache(maxsize=16)

@@ -1,0 +1,346 @@
+"""What Sentinelle needs in a Google Cloud project: a list of steps, and how they are carried out.
+
+Each step looks first and changes only what is not as it should be, so an interrupted or repeated
+plan goes on where it was. The same list is printed by a dry run.
+"""
+
+import base64
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from deployments.gcp.errors import CloudError
+from deployments.gcp.grants import (
+    ACCOUNTS,
+    SECRETS,
+    Grant,
+    Names,
+    Place,
+    grants,
+    merged,
+    places,
+)
+from deployments.gcp.rest import Body, Hidden, Request, Tell, Waits, send, send_and_wait
+
+APIS = (
+    "run", "compute", "storage", "artifactregistry", "cloudbuild", "secretmanager", "iam",
+    "cloudresourcemanager", "logging",
+)  # fmt: skip
+LABELS = {"app": "sentinelle"}
+DAY = 86_400
+
+
+class Change(NamedTuple):
+    """What a step has to do, in words and as a call."""
+
+    words: str
+    request: Request
+
+
+class Step(NamedTuple):
+    """One thing that must be there."""
+
+    title: str
+    why: str
+    look: Request
+    """How to tell whether it is there; an answer of 404 says that it is not."""
+    fix: Callable[[Body | None], Change | None]
+    """What to do, given the answer (None: not there); None when all is as it should be. Raises
+    CloudError for what can't be made so."""
+    fresh: Body | None = None
+    """What `look` gives in an empty project."""
+
+
+class Done(NamedTuple):
+    """How a step ended."""
+
+    step: Step
+    change: Change | None
+    """None: it was there already."""
+
+
+# --- The plan -------------------------------------------------------------------------------
+
+
+def plan(names: Names) -> list[Step]:
+    """Every step for an empty project but the job, in order."""
+    return [
+        _apis(names),
+        _bucket(names),
+        _repository(names),
+        *(_account(names, account, words) for account, words in ACCOUNTS.items()),
+        *(step for secret, words in SECRETS.items() for step in _secret(names, secret, words)),
+        *_policies(names, [key for key in places(names) if key != "job"]),
+    ]
+
+
+def _apis(names: Names) -> Step:
+    parent = f"projects/{names.project}"
+    services = [f"{api}.googleapis.com" for api in APIS]
+    listed = "&".join(f"names={parent}/services/{service}" for service in services)
+
+    def fix(found: Body | None) -> Change | None:
+        states = (found or {}).get("services", ())
+        enabled = {
+            service["name"].rpartition("/")[2]
+            for service in states
+            if service.get("state") == "ENABLED"
+        }
+        missing = [service for service in services if service not in enabled]
+        if not missing:
+            return None
+        path = f"v1/{parent}/services:batchEnable"
+        request = Request("POST", "serviceusage", path, {"serviceIds": missing}, operations="v1")
+        return Change(f"enabled {len(missing)}", request)
+
+    look = Request("GET", "serviceusage", f"v1/{parent}/services:batchGet?{listed}")
+    return Step(
+        f"{len(services)} APIs",
+        "what the other steps and training call",
+        look,
+        fix,
+        {"services": []},
+    )
+
+
+def _bucket(names: Names) -> Step:
+    wanted = {
+        "iamConfiguration": {
+            "uniformBucketLevelAccess": {"enabled": True},
+            "publicAccessPrevention": "enforced",
+        },
+        "versioning": {"enabled": True},
+        "lifecycle": {"rule": _lifecycle()},
+        "labels": LABELS,
+    }
+
+    def fix(found: Body | None) -> Change | None:
+        if found is None:
+            body = {"name": names.bucket, "location": names.region.upper(), **wanted}
+            path = f"storage/v1/b?project={names.project}"
+            return Change("created", Request("POST", "storage", path, body))
+        if found.get("location", "").lower() != names.region.lower():
+            raise CloudError(
+                f"The bucket {names.bucket} is in {found.get('location')} and can't be moved to "
+                f"{names.region}. Choose another with --bucket, or that region with --region."
+            )
+        path = f"storage/v1/b/{names.bucket}"
+        return _patched(found, wanted, lambda body: Request("PATCH", "storage", path, body))
+
+    return Step(
+        f"bucket gs://{names.bucket}",
+        "data sets, run folders and bundles; closed to the public, old contents kept for 30 days",
+        Request("GET", "storage", f"storage/v1/b/{names.bucket}"),
+        fix,
+    )
+
+
+def _lifecycle() -> list[dict[str, Any]]:
+    """Old contents are kept for a month; of run folders, whose progress is written again every few
+    seconds, for a day. Parts of uploads that never ended go after a week."""
+    delete, abort = {"type": "Delete"}, {"type": "AbortIncompleteMultipartUpload"}
+    return [
+        {"action": delete, "condition": {"daysSinceNoncurrentTime": 1, "matchesPrefix": ["runs/"]}},
+        {"action": delete, "condition": {"daysSinceNoncurrentTime": 30}},
+        {"action": abort, "condition": {"age": 7}},
+    ]
+
+
+def _repository(names: Names) -> Step:
+    untagged = {
+        "id": "untagged",
+        "action": "DELETE",
+        "condition": {"tagState": "UNTAGGED", "olderThan": f"{30 * DAY}s"},
+    }
+    wanted = {"cleanupPolicies": {"untagged": untagged}, "labels": LABELS}
+    path = f"v1/{names.parent}/repositories"
+
+    def fix(found: Body | None) -> Change | None:
+        if found is None:
+            body = {"format": "DOCKER", "description": "Images of Sentinelle", **wanted}
+            query = f"?repositoryId={names.repository}"
+            request = Request("POST", "artifactregistry", path + query, body, operations="v1")
+            return Change("created", request)
+        if found.get("format") != "DOCKER":
+            raise CloudError(
+                f"The repository {names.repository} holds {found.get('format')}, not DOCKER. "
+                "Delete it or choose another region."
+            )
+        return _patched(
+            found,
+            wanted,
+            lambda body: Request(
+                "PATCH",
+                "artifactregistry",
+                f"{path}/{names.repository}?updateMask={','.join(body)}",
+                body,
+            ),
+        )
+
+    return Step(
+        f"image repository {names.repository}",
+        "the image; what lost its tag is deleted after 30 days",
+        Request("GET", "artifactregistry", f"{path}/{names.repository}"),
+        fix,
+    )
+
+
+def _account(names: Names, account: str, words: str) -> Step:
+    parent = f"v1/projects/{names.project}/serviceAccounts"
+    email = names.account(account)
+
+    def fix(found: Body | None) -> Change | None:
+        if found is None:
+            body = {
+                "accountId": email.partition("@")[0],
+                "serviceAccount": {"displayName": f"Sentinelle {account}", "description": words},
+            }
+            return Change("created", Request("POST", "iam", parent, body))
+        if found.get("disabled"):
+            raise CloudError(
+                f"The account {email} is disabled. Enable it again: gcloud iam service-accounts "
+                f"enable {email} --project={names.project}"
+            )
+        return None
+
+    look = Request("GET", "iam", f"{parent}/{email}")
+    return Step(f"service account {email}", words.removeprefix("Sentinelle: "), look, fix)
+
+
+def _secret(names: Names, secret: str, words: str) -> Iterator[Step]:
+    """The secret, then its first value, unless it has one."""
+    parent = f"v1/projects/{names.project}/secrets"
+
+    def fix(found: Body | None) -> Change | None:
+        if found is not None:
+            return None
+        replicas = {"userManaged": {"replicas": [{"location": names.region}]}}
+        body = {"replication": replicas, "labels": LABELS}
+        return Change(
+            "created", Request("POST", "secretmanager", f"{parent}?secretId={secret}", body)
+        )
+
+    def fill(found: Body | None) -> Change | None:
+        if found and found.get("versions"):
+            return None
+        value = Hidden(base64.b64encode(secrets.token_urlsafe(50).encode()).decode())
+        body = {"payload": {"data": value}}
+        return Change(
+            "given a random value",
+            Request("POST", "secretmanager", f"{parent}/{secret}:addVersion", body),
+        )
+
+    yield Step(
+        f"secret {secret}", words, Request("GET", "secretmanager", f"{parent}/{secret}"), fix
+    )
+    values = Request("GET", "secretmanager", f"{parent}/{secret}/versions?filter=state:ENABLED")
+    yield Step(f"value of {secret}", "random, made here and sent once", values, fill, {})
+
+
+def _policies(names: Names, keys: Iterable[str]) -> Iterator[Step]:
+    everywhere, given = places(names), grants(names)
+    for key in keys:
+        here = [grant for grant in given if grant.on == key]
+        if here:
+            yield _policy(names, everywhere[key], here)
+
+
+def _policy(names: Names, place: Place, given: Sequence[Grant]) -> Step:
+    def fix(found: Body | None) -> Change | None:
+        policy = found or {}
+        wanted = merged(policy, given, names)
+        if wanted == policy:
+            return None
+        body = wanted if place.bare else {"policy": wanted}
+        return Change("roles given", place.write._replace(body=body))
+
+    roles = "; ".join(
+        f"{grant.account}: {grant.role.removeprefix('roles/')}, {grant.why}" for grant in given
+    )
+    return Step(f"roles on {place.title}", roles, place.look, fix, {"etag": "(as it is read)"})
+
+
+def _patched(
+    found: Body, wanted: Mapping[str, Any], request: Callable[[dict[str, Any]], Request]
+) -> Change | None:
+    """The call that changes the fields of `found` that are not as `wanted`; what `wanted` does not
+    name stays."""
+    differs = {name: value for name, value in wanted.items() if not _covers(found.get(name), value)}
+    if not differs:
+        return None
+    labels = differs.get("labels")
+    if labels:
+        differs["labels"] = {**found.get("labels", {}), **labels}
+    return Change(f"changed: {', '.join(differs)}", request(differs))
+
+
+def _covers(found: Any, wanted: Any) -> bool:
+    """Whether `found` has everything of `wanted`; Google adds fields of its own."""
+    if isinstance(wanted, Mapping):
+        return isinstance(found, Mapping) and all(
+            _covers(found.get(name), value) for name, value in wanted.items()
+        )
+    return bool(found == wanted)
+
+
+# --- Carrying it out ------------------------------------------------------------------------
+
+
+def calls(steps: Iterable[Step]) -> Iterator[tuple[Step, Request]]:
+    """Every call that an empty project takes, without making any."""
+    for step in steps:
+        yield step, step.look
+        change = step.fix(step.fresh)
+        if change is not None:
+            yield step, change.request
+
+
+def apply(steps: Iterable[Step], tell: Callable[[Step, str], None], waits: Waits) -> Iterator[Done]:
+    """Carry the steps out one after the other.
+
+    A step that fails for the moment is looked at anew and tried again. Raises CloudError.
+    """
+    for step in steps:
+        yield Done(step, _carry_out(step, partial(tell, step), waits))
+
+
+def _carry_out(step: Step, tell: Tell, waits: Waits) -> Change | None:
+    pauses = waits.pauses(waits.retry_for)
+    done: Change | None = None
+    is_taken = False
+    while True:
+        found: Body | None = {}
+        try:
+            found = _seen(step)
+            change = step.fix(found)
+            if change is None:
+                return done
+            done = change
+            send_and_wait(change.request, step.title, waits, tell)
+            return change
+        except CloudError as error:
+            # Not there for us, and yet it can't be made: its name is somebody else's.
+            was_taken, is_taken = is_taken, found is None and error.reason in ("exists", "conflict")
+            if (was_taken and is_taken) or not _may_pass(error) or not pauses.pause():
+                raise
+            tell(f"trying again: {error.detail}")
+
+
+def _seen(step: Step) -> Body | None:
+    try:
+        return send(step.look, step.title)
+    except CloudError as error:
+        if error.reason == "not_found":
+            return None
+        raise
+
+
+def _may_pass(error: CloudError) -> bool:
+    """Whether the step may succeed when it is looked at anew: someone else changed it meanwhile, or
+    what was just made is not known everywhere yet."""
+    return (
+        error.is_transient
+        or error.reason in ("exists", "conflict", "api")
+        or ("does not exist" in error.detail and "iam.gserviceaccount.com" in error.detail)
+    )

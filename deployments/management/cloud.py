@@ -1,0 +1,101 @@
+"""What the commands that change a Google Cloud project have in common."""
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+
+from django.conf import settings
+from django.core.management.base import CommandError
+
+from deployments.gcp.grants import Names
+from deployments.gcp.rest import Request, Waits
+from deployments.gcp.setup import Step, apply, calls
+from deployments.management.base import SentinelleCommand
+
+WAITS = Waits()
+WRONG_USAGE, INTERRUPTED = 2, 130
+NAMES = {
+    "project": (
+        r"[a-z][a-z0-9-]{4,28}[a-z0-9]",
+        "a project's ID: 6 to 30 small letters, digits and hyphens",
+    ),
+    "region": (r"[a-z]+-[a-z]+\d+", "a region such as europe-west1, not a zone"),
+    "bucket": (
+        r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]",
+        "3 to 63 small letters, digits, hyphens, dots and underscores, without gs://",
+    ),
+    "job": (r"[a-z]([a-z0-9-]{0,47}[a-z0-9])?", "up to 49 small letters, digits and hyphens"),
+}
+
+
+def named(*, project: str, region: str, bucket: str | None, job: str, vm: bool) -> Names:
+    """What things are called; CommandError for a name that Google would not take."""
+    names = Names(
+        project=project,
+        region=region,
+        bucket=bucket or f"{project}-ml-data",
+        job=job,
+        vm=settings.TRAINING_VM if vm else "",
+        zone=settings.TRAINING_VM_ZONE if vm else "",
+    )
+    for field, (pattern, expected) in NAMES.items():
+        found = getattr(names, field)
+        if not re.fullmatch(pattern, found):
+            raise CommandError(
+                f"The {field} is “{found}”; expected {expected}.", returncode=WRONG_USAGE
+            )
+    return names
+
+
+def written(request: Request) -> str:
+    """A call as it is printed: method, address, body."""
+    lines = [f"{request.method} {request.url}"]
+    if request.body is not None:
+        lines.append(json.dumps(request.shown(), indent=2, ensure_ascii=False))
+    if request.operations:
+        lines.append("(then asks every few seconds whether that has ended)")
+    return "\n".join(lines)
+
+
+def print_calls(command: SentinelleCommand, steps: Iterable[Step]) -> None:
+    """Print every call that an empty project takes; makes none."""
+    last = None
+    for step, request in calls(steps):
+        if step is not last:
+            command.stdout.write(f"\n# {step.title}: {step.why}")
+        last = step
+        command.stdout.write(written(request))
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask a person; without one, refuse unless `yes`."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise CommandError(
+            "Nobody is here to answer; give --yes, or --dry-run to see what would be done.",
+            returncode=WRONG_USAGE,
+        )
+    if input(f"{question}? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise CommandError("Nothing was done.")
+
+
+def carry_out(command: SentinelleCommand, steps: Sequence[Step]) -> None:
+    """Apply the steps and print how each ended."""
+
+    def tell(step: Step, words: str) -> None:
+        command.stderr.write(f"  {step.title}: {words}")
+
+    changed = 0
+    try:
+        for done in apply(steps, tell, WAITS):
+            changed += done.change is not None
+            words = done.change.words if done.change else "already there"
+            command.stdout.write(f"{done.step.title}: {words}")
+            command.stdout.flush()
+    except KeyboardInterrupt:
+        raise CommandError(
+            "Interrupted. Start it again: it goes on from here.", returncode=INTERRUPTED
+        ) from None
+    command.stdout.write(command.style.SUCCESS(f"{len(steps)} steps, {changed} changed something."))
