@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from deployments.gcp import clients
 from deployments.gcp.errors import translated
-from deployments.gcp.run_jobs import job_of, short
+from deployments.gcp.executions import job_of
+from deployments.gcp.run_jobs import short
 
 LINES = 200
 PAGE = 1000

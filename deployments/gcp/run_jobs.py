@@ -1,18 +1,13 @@
-"""Cloud Run jobs and their executions, through Google's client library over REST.
-
-Every function raises CloudError. None waits for an execution: its name is known at once, and how it
-is doing is asked by that name. How it ended is told by its counts; the long-running operation of an
-execution that was cancelled ends as if it had succeeded, and that of its cancellation as if not.
-"""
+"""Cloud Run jobs, through Google's client library over REST. Every function raises CloudError."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime, timedelta
+from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from deployments.gcp import clients
 from deployments.gcp.errors import CloudError, cloud_error, translated
-from deployments.gcp.limits import format_memory, parse_memory
+from deployments.gcp.limits import check_job, format_memory, parse_memory
 
 LABELS = {"sentinelle": "training"}
 COMMAND = ("python", "-m", "training.pipeline.job")
@@ -23,7 +18,6 @@ CALL_SECONDS = 30.0
 # A job is there in seconds; what takes longer is looked at again by the next step.
 READY_SECONDS = 60.0
 READY_POLL_SECONDS = 0.5
-PAGE = 100
 
 
 class JobName(NamedTuple):
@@ -84,26 +78,6 @@ class JobInfo(NamedTuple):
     etag: str
 
 
-class ExecutionInfo(NamedTuple):
-    """An execution as it is."""
-
-    name: str
-    state: str
-    """waiting, running, succeeded, failed or cancelled."""
-    message: str
-    """What Google says of it."""
-    run_id: str
-    """Of the training run it was started for, or empty."""
-    created_at: datetime | None
-    started_at: datetime | None
-    ended_at: datetime | None
-    retried: bool
-
-    @property
-    def has_ended(self) -> bool:
-        return self.ended_at is not None
-
-
 # --- Jobs ----------------------------------------------------------------------------------
 
 
@@ -140,7 +114,7 @@ def job_ensure(name: JobName, spec: JobSpec) -> tuple[JobInfo, list[Change]]:
 
 
 def job_create(name: JobName, spec: JobSpec) -> JobInfo:
-    """Create the job and wait until it can be executed."""
+    """Create the job and wait until it can be executed. Raises RunRefused beyond the limits."""
     from google.cloud import run_v2
 
     job = run_v2.Job(
@@ -153,6 +127,7 @@ def job_create(name: JobName, spec: JobSpec) -> JobInfo:
             f"The job {name.job} needs an image: set TRAINING_IMAGE or give --image.",
             reason="image",
         )
+    _check(job)
     what = f"Creating the job {name.job}"
     with translated(what, project=name.project, region=name.region):
         operation = clients.run_jobs().create_job(
@@ -163,7 +138,10 @@ def job_create(name: JobName, spec: JobSpec) -> JobInfo:
 
 
 def job_update(name: JobName, spec: JobSpec) -> tuple[JobInfo, list[Change]]:
-    """Change what differs from `spec`, if anything does, and wait until it holds."""
+    """Change what differs from `spec`, if anything does, and wait until it holds.
+
+    Raises RunRefused beyond the limits.
+    """
     job = _job(name)
     before = _info(job)
     _apply(job, spec)
@@ -171,6 +149,7 @@ def job_update(name: JobName, spec: JobSpec) -> tuple[JobInfo, list[Change]]:
     # A job that could not be made ready is sent again: its image may be there by now.
     if not changes and not before.problem:
         return before, []
+    _check(job)
     what = f"Updating the job {name.job}"
     with translated(what, project=name.project, region=name.region):
         operation = clients.run_jobs().update_job(job=job, timeout=CALL_SECONDS)
@@ -217,79 +196,9 @@ def job_run(
         return str(operation.metadata.name)
 
 
-# --- Executions ----------------------------------------------------------------------------
-
-
-def execution_find(name: JobName, run_id: str) -> ExecutionInfo | None:
-    """The execution that was started for a training run, if any is known yet.
-
-    A list may lag behind, so the newest execution that the job itself tells of is looked at too.
-    """
-    latest = _latest(name)
-    if latest is not None and latest.run_id == run_id:
-        return latest
-    return next((found for found in execution_list(name) if found.run_id == run_id), None)
-
-
-def execution_list(name: JobName) -> Iterator[ExecutionInfo]:
-    """The job's executions, in Google's order: the newest first."""
-    with translated(
-        f"Listing the executions of {name.job}", project=name.project, region=name.region
-    ):
-        request = {"parent": name.full, "page_size": PAGE}
-        for found in clients.run_executions().list_executions(
-            request=request, timeout=CALL_SECONDS
-        ):
-            yield _execution(found)
-
-
-def execution_get(execution: str) -> ExecutionInfo:
-    """An execution by its full name."""
-    with translated(f"Looking at the execution {short(execution)}", **_place(execution)):
-        return _execution(
-            clients.run_executions().get_execution(name=execution, timeout=CALL_SECONDS)
-        )
-
-
-def execution_cancel(execution: str) -> bool:
-    """Cancel an execution and don't wait for it; False when it had ended or is not there."""
-    try:
-        if execution_get(execution).has_ended:
-            return False
-        with translated(f"Cancelling the execution {short(execution)}", **_place(execution)):
-            clients.run_executions().cancel_execution(name=execution, timeout=CALL_SECONDS)
-    except CloudError as error:
-        if error.reason == "not_found" or _ended_meanwhile(execution, error):
-            return False
-        raise
-    return True
-
-
 def short(name: str) -> str:
     """The last part of a full name."""
     return name.rsplit("/", 1)[-1]
-
-
-def job_of(execution: str) -> JobName:
-    """The job of an execution's full name."""
-    _, project, _, region, _, job, *_ = execution.split("/")
-    return JobName(project, region, job)
-
-
-def _ended_meanwhile(execution: str, error: CloudError) -> bool:
-    if error.is_transient or error.reason == "permission":
-        return False
-    return execution_get(execution).has_ended
-
-
-def _latest(name: JobName) -> ExecutionInfo | None:
-    try:
-        latest = job_describe(name).latest_execution
-        return execution_get(latest) if latest else None
-    except CloudError as error:
-        if error.reason != "not_found":
-            raise
-        return None
 
 
 # --- Reading and writing Google's messages ---------------------------------------------------
@@ -322,6 +231,14 @@ def _apply(job: Any, spec: JobSpec) -> None:
     others = [item for item in box.env if item.name not in spec.env]
     box.env = others + [{"name": key, "value": value} for key, value in spec.env.items()]
     job.labels = {**job.labels, **LABELS}
+
+
+def _check(job: Any) -> None:
+    """Raises RunRefused for what Cloud Run does not allow, before it is asked."""
+    info = _info(job)
+    check_job(
+        cpu=info.cpu, memory_mb=info.memory_mb, timeout_s=info.timeout_s, retries=info.retries
+    )
 
 
 def _info(job: Any) -> JobInfo:
@@ -377,37 +294,6 @@ def _differences(before: JobInfo, after: JobInfo) -> list[Change]:
     return changes
 
 
-def _execution(found: Any) -> ExecutionInfo:
-    env = {item.name: item.value for box in found.template.containers for item in box.env}
-    return ExecutionInfo(
-        name=found.name,
-        state=_state(found),
-        message=_message(found),
-        run_id=env.get(RUN_VARIABLE, ""),
-        created_at=found.create_time or None,
-        started_at=found.start_time or None,
-        ended_at=found.completion_time or None,
-        retried=found.retried_count > 0,
-    )
-
-
-def _state(found: Any) -> str:
-    if not found.completion_time:
-        return "running" if found.running_count else "waiting"
-    if found.cancelled_count:
-        return "cancelled"
-    if found.failed_count or found.succeeded_count < (found.task_count or 1):
-        return "failed"
-    return "succeeded"
-
-
-def _message(found: Any) -> str:
-    """What the conditions say: of the whole first, then of what is not there yet."""
-    conditions = sorted(found.conditions, key=lambda condition: condition.type_ != "Completed")
-    said = (condition.message.strip() for condition in conditions)
-    return next((words for words in said if words), "")
-
-
 def _cpu(text: str) -> int:
     return int(text.removesuffix("m")) // 1000 if text.endswith("m") else int(float(text))
 
@@ -439,8 +325,3 @@ def _wait(what: str, name: JobName, operation: Any) -> None:
         time.sleep(READY_POLL_SECONDS)
     if found.HasField("error"):
         raise cloud_error(what, found.error.message, project=name.project, region=name.region)
-
-
-def _place(execution: str) -> dict[str, str]:
-    name = job_of(execution)
-    return {"project": name.project, "region": name.region}

@@ -2,10 +2,11 @@
 
 import pytest
 
-from deployments.gcp import run_jobs
+from deployments.gcp import executions, run_jobs
 from deployments.gcp.errors import CloudError
 from deployments.gcp.logs import execution_lines
 from deployments.gcp.run_jobs import Change, JobName, JobSpec
+from engine.errors import RunRefused
 from tests.google.runs import PROJECT, REGION
 
 pytestmark = pytest.mark.usefixtures("google_run")
@@ -114,6 +115,14 @@ def test_two_who_create_a_job_at_once_both_have_it(google_run, monkeypatch):
     assert run_jobs.job_ensure(NAME, SPEC)[0].name == NAME.job
 
 
+def test_what_cloud_run_does_not_allow_is_not_even_asked(google_run):
+    run_jobs.job_ensure(NAME, SPEC)
+    google_run.google.calls.clear()
+    with pytest.raises(RunRefused, match="2 processors may have 512Mi to 8Gi; 16Gi goes with"):
+        run_jobs.job_update(NAME, JobSpec(cpu=2, memory_mb=16384))
+    assert [call.split()[0] for call in google_run.google.calls] == ["GET"]
+
+
 def test_an_image_that_is_missing_is_told_with_how_to_make_it(google_run):
     google_run.images = {"another"}
     with pytest.raises(CloudError) as refused:
@@ -177,30 +186,30 @@ def test_an_execution_has_its_variables_and_nothing_of_ours(google_run, program,
 def test_an_execution_is_known_at_once_and_by_its_run(google_run, program):
     google_run.start_seconds = 0.2
     execution = execute()
-    found = run_jobs.execution_get(execution)
+    found = executions.execution_get(execution)
     assert (found.state, found.run_id, found.has_ended) == ("waiting", RUN, False)
-    assert run_jobs.execution_find(NAME, RUN).name == execution
-    assert run_jobs.execution_find(NAME, "another") is None
+    assert executions.execution_find(NAME, RUN).name == execution
+    assert executions.execution_find(NAME, "another") is None
     google_run.wait(execution)
-    ended = run_jobs.execution_get(execution)
+    ended = executions.execution_get(execution)
     assert (ended.state, ended.has_ended) == ("succeeded", True)
     assert ended.created_at <= ended.started_at <= ended.ended_at
 
 
 def test_it_is_found_on_a_later_page_and_before_a_list_has_it(google_run, program):
-    executions = [execute(run_id=f"run-{number}") for number in range(5)]
-    assert run_jobs.execution_find(NAME, "run-0").name == executions[0]
+    started = [execute(run_id=f"run-{number}") for number in range(5)]
+    assert executions.execution_find(NAME, "run-0").name == started[0]
     google_run.list_lag = 3
     newest = execute(run_id="run-5")
-    assert newest not in [found.name for found in run_jobs.execution_list(NAME)]
-    assert run_jobs.execution_find(NAME, "run-5").name == newest
+    assert newest not in [found.name for found in executions.execution_list(NAME)]
+    assert executions.execution_find(NAME, "run-5").name == newest
 
 
 def test_a_failure_is_counted_retried_and_told(google_run, program):
     program("raise SystemExit(3)")
     execution = execute()
     google_run.wait(execution)
-    ended = run_jobs.execution_get(execution)
+    ended = executions.execution_get(execution)
     assert (ended.state, ended.retried) == ("failed", True)
     assert "exit code: 3" in ended.message
     assert google_run.tasks[execution].attempts == 2
@@ -213,7 +222,7 @@ def test_a_retry_runs_under_the_same_name(google_run, program):
     )
     execution = execute()
     google_run.wait(execution)
-    assert run_jobs.execution_get(execution).state == "succeeded"
+    assert executions.execution_get(execution).state == "succeeded"
     short = run_jobs.short(execution)
     assert [line.text for line in execution_lines(execution)] == [short, short]
 
@@ -223,7 +232,7 @@ def test_the_time_limit_is_the_executions_own_and_ends_it(google_run, program):
     run_jobs.job_ensure(NAME, SPEC._replace(retries=0))
     execution = run_jobs.job_run(NAME, run_id=RUN, env={}, timeout_s=1)
     google_run.wait(execution)
-    ended = run_jobs.execution_get(execution)
+    ended = executions.execution_get(execution)
     assert ended.state == "failed"
     assert "The configured timeout was reached." in ended.message
 
@@ -231,24 +240,24 @@ def test_the_time_limit_is_the_executions_own_and_ends_it(google_run, program):
 def test_a_cancelled_execution_is_told_by_its_counts_not_by_its_operation(google_run, program):
     program("import time; time.sleep(60)")
     execution = execute()
-    assert run_jobs.execution_cancel(execution) is True
+    assert executions.execution_cancel(execution) is True
     google_run.wait(execution)
-    assert run_jobs.execution_get(execution).state == "cancelled"
+    assert executions.execution_get(execution).state == "cancelled"
     # Again, and of one that is not there: nothing.
-    assert run_jobs.execution_cancel(execution) is False
-    assert run_jobs.execution_cancel(f"{NAME.full}/executions/never") is False
+    assert executions.execution_cancel(execution) is False
+    assert executions.execution_cancel(f"{NAME.full}/executions/never") is False
 
 
 def test_a_cancel_that_meets_the_end_is_no_error(google_run, program, monkeypatch):
     execution = execute()
-    running = run_jobs.execution_get(execution)
+    running = executions.execution_get(execution)
     google_run.wait(execution)
     answers = [running._replace(ended_at=None)]
-    look = run_jobs.execution_get
+    look = executions.execution_get
     monkeypatch.setattr(
-        run_jobs, "execution_get", lambda name: answers.pop() if answers else look(name)
+        executions, "execution_get", lambda name: answers.pop() if answers else look(name)
     )
-    assert run_jobs.execution_cancel(execution) is False
+    assert executions.execution_cancel(execution) is False
 
 
 def test_an_etag_that_is_old_starts_nothing(google_run, program):
@@ -273,11 +282,11 @@ def test_an_etag_that_is_old_starts_nothing(google_run, program):
 def test_what_can_go_wrong_while_looking(
     google_run, program, monkeypatch, fault, reason, is_transient
 ):
-    monkeypatch.setattr(run_jobs, "CALL_SECONDS", 0.3)
+    monkeypatch.setattr(executions, "CALL_SECONDS", 0.3)
     execution = execute()
     google_run.google.fault("GET .*/executions/", fault, "Google's own words")
     with pytest.raises(CloudError) as refused:
-        run_jobs.execution_get(execution)
+        executions.execution_get(execution)
     assert (refused.value.reason, refused.value.is_transient) == (reason, is_transient)
     assert refused.value.detail.startswith("Looking at the execution sentinelle-training-")
     if fault.isupper():
