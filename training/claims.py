@@ -182,6 +182,9 @@ def run_heartbeat(
     }
     times = {"place_started_at": seen.started_at, "place_ended_at": seen.ended_at}
     changes |= {name: at for name, at in times.items() if at is not None}
+    if seen.resources:
+        known = _held(run_id, worker).values_list("resources", flat=True).first() or {}
+        changes["resources"] = {**known, **seen.resources}
     return run_renew(run_id, worker=worker, now=now, **changes)
 
 

@@ -196,7 +196,7 @@ def cloud_error(
         codes: names that came with it (`ZONE_RESOURCE_POOL_EXHAUSTED`).
     """
     fault = fault_of(words, status=status, codes=codes)
-    advice = "" if fault is None else advice_of(fault, words, project=project, region=region)
+    advice = "" if fault is None else advice_of(fault, words, project, region)
     said = words.strip() or codes or f"status {status}"
     return CloudError(
         f"{what}: Google says “{said}” {advice}".rstrip(),
@@ -216,7 +216,7 @@ def fault_of(words: str, *, status: int = 0, codes: str = "") -> Fault | None:
     return None
 
 
-def advice_of(fault: Fault, words: str, *, project: str = "", region: str = "") -> str:
+def advice_of(fault: Fault, words: str, project: str = "", region: str = "") -> str:
     """What to do about it, with the names that the words have."""
     return fault.advice.format(
         project=project or settings.GOOGLE_CLOUD_PROJECT or "PROJECT",

@@ -11,7 +11,14 @@ from typing import Any, NamedTuple
 
 from deployments.gcp import clients
 from deployments.gcp.errors import CloudError, translated
-from deployments.gcp.run_jobs import CALL_SECONDS, RUN_VARIABLE, JobName, job_describe, short
+from deployments.gcp.run_jobs import (
+    CALL_SECONDS,
+    RUN_VARIABLE,
+    JobName,
+    job_describe,
+    short,
+    size_of,
+)
 
 PAGE = 100
 
@@ -30,6 +37,8 @@ class ExecutionInfo(NamedTuple):
     started_at: datetime | None
     ended_at: datetime | None
     retried: bool
+    size: dict[str, int]
+    """cpu, memory_mb, timeout_s and retries."""
 
     @property
     def has_ended(self) -> bool:
@@ -114,6 +123,7 @@ def _execution(found: Any) -> ExecutionInfo:
         started_at=found.start_time or None,
         ended_at=found.completion_time or None,
         retried=found.retried_count > 0,
+        size=size_of(found.template),
     )
 
 

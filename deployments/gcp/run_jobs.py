@@ -94,10 +94,17 @@ def job_list(project: str, region: str) -> list[JobInfo]:
         return [_info(job) for job in jobs if LABELS.items() <= dict(job.labels).items()]
 
 
-def job_ensure(name: JobName, spec: JobSpec) -> tuple[JobInfo, list[Change]]:
+def job_ensure(
+    name: JobName, spec: JobSpec, new: JobSpec | None = None
+) -> tuple[JobInfo, list[Change]]:
     """Create the job, or change what differs from `spec`; what changed.
 
-    Raises CloudError, with the reason `image` when there is no image to make it of.
+    Args:
+        new: what a job that is not there is made of, if not of `spec`.
+
+    Raises:
+        CloudError: with the reason `image` when there is no image to make it of.
+        RunRefused: beyond the limits.
     """
     try:
         return job_update(name, spec)
@@ -105,7 +112,7 @@ def job_ensure(name: JobName, spec: JobSpec) -> tuple[JobInfo, list[Change]]:
         if error.reason != "not_found":
             raise
     try:
-        return job_create(name, spec), [Change("job", "none", name.job)]
+        return job_create(name, new or spec), [Change("job", "none", name.job)]
     except CloudError as error:
         if error.reason != "exists":
             raise
@@ -246,7 +253,6 @@ def _info(job: Any) -> JobInfo:
 
     task = job.template.template
     box = task.containers[0]
-    limits = dict(box.resources.limits)
     condition = job.terminal_condition
     failed = condition.state == run_v2.Condition.State.CONDITION_FAILED
     latest = job.latest_created_execution.name
@@ -254,10 +260,7 @@ def _info(job: Any) -> JobInfo:
         name=short(job.name),
         image=box.image,
         command=" ".join([*box.command, *box.args]),
-        cpu=_cpu(limits.get("cpu", "1")),
-        memory_mb=_mib(limits.get("memory", "512Mi")),
-        timeout_s=int(task.timeout.total_seconds()),
-        retries=task.max_retries,
+        **size_of(task),
         service_account=task.service_account,
         env={item.name: item.value for item in box.env},
         labels=dict(job.labels),
@@ -292,6 +295,17 @@ def _differences(before: JobInfo, after: JobInfo) -> list[Change]:
     if before.labels != after.labels:
         changes.append(Change("labels", str(before.labels), str(after.labels)))
     return changes
+
+
+def size_of(task: Any) -> dict[str, int]:
+    """cpu, memory_mb, timeout_s and retries of Google's template of a task."""
+    limits = dict(task.containers[0].resources.limits)
+    return {
+        "cpu": _cpu(limits.get("cpu", "1")),
+        "memory_mb": _mib(limits.get("memory", "512Mi")),
+        "timeout_s": int(task.timeout.total_seconds()),
+        "retries": task.max_retries,
+    }
 
 
 def _cpu(text: str) -> int:

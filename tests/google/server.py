@@ -180,6 +180,8 @@ def _handler_of(google: GoogleServer) -> type[BaseHTTPRequestHandler]:
                 code = HTTP[error.status]
                 fault = {"code": code, "message": error.message, "status": error.status}
                 self.send(code, {"error": fault | error.more})
+            except ConnectionError:  # the caller waits no longer
+                self.close_connection = True
             except Exception as error:  # an unknown field, a wrong type
                 fault = {"code": 400, "message": repr(error), "status": "INVALID_ARGUMENT"}
                 self.send(400, {"error": fault})

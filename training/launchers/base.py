@@ -30,6 +30,8 @@ class Seen(NamedTuple):
     started_at: datetime | None = None
     ended_at: datetime | None = None
     """When the place began and stopped to charge, by its own clock."""
+    resources: Mapping[str, Any] = {}
+    """What it really has of the run's resources, where the place tells."""
 
 
 class PlaceBusy(SentinelleError):

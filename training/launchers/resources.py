@@ -24,7 +24,7 @@ class LocalResources(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 
 class CloudRunResources(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A Cloud Run job. Its own settings hold for what is None."""
+    """A Cloud Run job. One that is there keeps its own size but for what was asked."""
 
     launcher: ClassVar[str] = "cloud-run"
     project: str
@@ -35,6 +35,11 @@ class CloudRunResources(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     memory_mb: Positive = 8192
     timeout_s: Positive = 7200
     retries: Annotated[int, Meta(ge=0, le=10)] = 1
+    asked: tuple[str, ...] = ()
+    """Which of the four above someone has given."""
+
+
+JOB_SIZE = ("cpu", "memory_mb", "timeout_s", "retries")
 
 
 class VmResources(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -68,6 +73,10 @@ def resources_for(launcher: str, given: Mapping[str, Any] | None = None) -> Reso
     if launcher not in KINDS:
         raise RunRefused(f"There is no launcher “{launcher}”; there is {', '.join(KINDS)}.")
     values = {**_defaults(launcher), **{k: v for k, v in (given or {}).items() if v is not None}}
+    if launcher == "cloud-run":
+        values.setdefault(
+            "asked", [name for name in JOB_SIZE if (given or {}).get(name) is not None]
+        )
     resources = read_resources(launcher, values)
     if getattr(resources, "project", "-") == "":
         message = f"The launcher “{launcher}” needs GOOGLE_CLOUD_PROJECT."

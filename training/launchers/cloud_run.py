@@ -1,0 +1,168 @@
+"""The Cloud Run launcher: the training program as an execution of a job.
+
+The job is made, or made right, when a run starts; what belongs to the run (its folder and its
+version) is given to its execution alone. Which execution is whose is written in the execution
+itself, so any worker finds it again, whatever the one before it died of.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+
+from deployments.gcp.errors import CloudError, advice_of, fault_of
+from deployments.gcp.executions import (
+    ExecutionInfo,
+    execution_cancel,
+    execution_find,
+    execution_get,
+    job_of,
+)
+from deployments.gcp.logs import Line, execution_lines
+from deployments.gcp.run_jobs import JobName, JobSpec, job_ensure, job_run, short
+from engine.errors import ObjectMissing
+from engine.store import Store, open_store
+from training.launchers.base import Launch, Seen, program_log
+from training.launchers.resources import JOB_SIZE, CloudRunResources, read_resources
+from training.pipeline.run_folder import REPORT
+
+# When Google was last asked to start the run, while its answer is not known.
+ASKED = "asked.txt"
+# A started execution is in Google's lists within this time.
+SETTLED = timedelta(seconds=60)
+GONE = "its execution is not at Cloud Run any more: someone has deleted it, or its job"
+
+
+class CloudRunLauncher:
+    """Executes a Cloud Run job, one execution a run."""
+
+    is_attached = False
+    poll_seconds = 10.0
+
+    def start(self, launch: Launch) -> str:
+        """Start an execution, or find the one there is; its full name.
+
+        An answer that was lost may belong to an execution that no list has yet: for a minute none
+        is started beside it, and a transient CloudError says so.
+        """
+        resources = read_resources("cloud-run", launch.resources)
+        assert isinstance(resources, CloudRunResources)
+        name = JobName(resources.project, resources.region, resources.job)
+        found = execution_find(name, launch.run_id)
+        if found is not None:
+            return found.name
+        folder = open_store(launch.folder)
+        _wait_for_answer(folder)
+        job, _ = job_ensure(name, *_specs(resources))
+        folder.write(ASKED, datetime.now(UTC).isoformat().encode())
+        try:
+            return job_run(
+                name,
+                run_id=launch.run_id,
+                env={"RUN_FOLDER": launch.folder, "VERSION": launch.version},
+                etag=job.etag,
+            )
+        except CloudError as error:
+            if error.reason != "network":
+                # Refused: there is nothing to look for.
+                folder.delete(ASKED)
+            raise
+
+    def poll(self, handle: str) -> Seen:
+        """See how the execution is doing: by its counts, in Google's words."""
+        try:
+            found = execution_get(handle)
+        except CloudError as error:
+            if error.reason == "not_found":
+                return Seen(ended=GONE)
+            raise
+        waits = "Cloud Run prepares the container" if found.state == "waiting" else ""
+        return Seen(
+            ended=_end(found) if found.has_ended else None,
+            message=found.message or waits,
+            started_at=found.started_at,
+            ended_at=found.ended_at,
+            resources=found.size,
+        )
+
+    def cancel(self, handle: str) -> None:
+        """Cancel the execution; nothing happens when it has ended or is gone."""
+        if handle:
+            execution_cancel(handle)
+
+    def logs(self, handle: str, folder: Store) -> str:
+        """Return what the program logged; if it left nothing or ended without a report, also what
+        it printed and what Cloud Run says."""
+        written = program_log(folder)
+        if not handle or (written and folder.exists(REPORT)):
+            return written
+        try:
+            if written and not execution_get(handle).has_ended:
+                return written
+            lines = execution_lines(handle)
+        except CloudError as error:
+            return f"{written}{error}\n"
+        return written + "".join(f"{line}\n" for line in lines)
+
+
+def _specs(resources: CloudRunResources) -> tuple[JobSpec, JobSpec]:
+    """What a job has to have, and what a new one is made of: one that is there keeps the size that
+    someone gave it (`manage.py jobs update`) but for what was asked for this run."""
+    new = JobSpec(
+        image=resources.image,
+        service_account=settings.TRAINING_SERVICE_ACCOUNT,
+        env={
+            "DATA_DIR": settings.DATA_DIR,
+            "ARTIFACTS_DIR": settings.ARTIFACTS_DIR,
+            "BUCKET_NAME": settings.BUCKET_NAME,
+        },
+        **{name: getattr(resources, name) for name in JOB_SIZE},
+    )
+    kept: dict[str, Any] = {name: None for name in JOB_SIZE if name not in resources.asked}
+    return new._replace(**kept), new
+
+
+def _wait_for_answer(folder: Store) -> None:
+    """Raises CloudError while an execution may be there that can't be seen yet."""
+    try:
+        asked = datetime.fromisoformat(folder.read(ASKED).decode())
+    except ObjectMissing:
+        return
+    until = asked + SETTLED
+    if datetime.now(UTC) < until:
+        raise CloudError(
+            f"Cloud Run was asked for an execution at {asked:%H:%M:%S} UTC and its answer was "
+            f"lost. It is looked for until {until:%H:%M:%S} UTC before another is started.",
+            is_transient=True,
+            reason="network",
+        )
+
+
+def _end(found: ExecutionInfo) -> str:
+    """How an execution ended, in words, with what to do about it."""
+    if found.state == "succeeded":
+        return "the execution succeeded"
+    if found.state == "cancelled":
+        return "the execution was cancelled at Cloud Run"
+    words = found.message
+    fault = fault_of(words)
+    out_of_memory = next(
+        (line for line in _said_by_platform(found) if "Memory limit" in line.text), None
+    )
+    if out_of_memory is not None:
+        words = f"{words} {out_of_memory.text}".strip()
+        fault = fault_of(out_of_memory.text)
+    again = ", also when it was tried again" if found.retried else ""
+    name = job_of(found.name)
+    advice = "" if fault is None else advice_of(fault, words, name.project, name.region)
+    return (
+        f"the execution {short(found.name)} failed{again}: Google says “{words}” {advice}".strip()
+    )
+
+
+def _said_by_platform(found: ExecutionInfo) -> list[Line]:
+    """The last words of Cloud Run itself: memory that ran out is told there alone."""
+    try:
+        return execution_lines(found.name, last=20, only_platform=True)
+    except CloudError:
+        return []
