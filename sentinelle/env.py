@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlparse
@@ -50,6 +51,21 @@ def env_int(name: str, default: int, least: int, most: int) -> int:
         return value
 
     return _read(name, default, parse, f"a whole number from {least} to {most}")
+
+
+def env_amount(name: str) -> Decimal | None:
+    """An amount of money, 0 or more; None when it is unset."""
+
+    def parse(raw: str) -> Decimal | None:
+        try:
+            amount = Decimal(raw)
+        except InvalidOperation:
+            raise ValueError from None
+        if not amount.is_finite() or amount < 0:
+            raise ValueError
+        return amount
+
+    return _read(name, None, parse, "an amount such as 50 or 12.50")
 
 
 def env_list(name: str, default: list[str], pattern: str = r".+") -> list[str]:

@@ -12,6 +12,7 @@ import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 
 from sentinelle.env import (
+    env_amount,
     env_bool,
     env_choice,
     env_int,
@@ -94,6 +95,9 @@ TRAINING_VM_ZONE = env_str("TRAINING_VM_ZONE", "us-central1-a")
 TRAINING_VM_TYPE = env_str("TRAINING_VM_TYPE", "e2-micro")
 # Another table of prices than deployments/prices.toml.
 PRICES_FILE = env_str("PRICES_FILE")
+# What training may cost in a calendar month, in US dollars.
+BUDGET_WARN_USD = env_amount("BUDGET_WARN_USD")
+BUDGET_REFUSE_USD = env_amount("BUDGET_REFUSE_USD")
 
 # --- Django --------------------------------------------------------------------------------
 INSTALLED_APPS = [

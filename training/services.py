@@ -24,10 +24,12 @@ from deployments.models import ModelVersion, RegisteredModel, RuleSet
 from engine.errors import FieldError, InvalidDataset, RunRefused, SentinelleError
 from training import messages, transitions
 from training.launchers import launcher_named
+from training.launchers.choose import AUTO, choose
 from training.launchers.resources import resources_for
 from training.models import ACTIVE, Dataset, RetrainingSchedule, RunState, Then, TrainingRun
 from training.pipeline.durations import parse_duration
 from training.pipeline.spec import Options, decode_options, encode_options
+from training.run_costs import run_outlook
 
 logger = logging.getLogger(__name__)
 
@@ -147,18 +149,23 @@ def run_create(
         dataset, model, rules: names. No `rules` means those that serve for the model.
         sample: only the most recent rows; the version can then not be promoted.
         options: everything else; without a label delay, that of the data set.
-        launcher: where it executes: local, cloud-run or vm.
+        launcher: where it executes: local, cloud-run, vm, or auto for whichever suits best.
         resources: of that place, over its settings (`launchers/resources.py`).
         schedule: the one that makes it.
         then: what is done with its version, see `Then`.
 
     Raises:
         RunRefused: a name is unknown, the version is malformed, registered or being trained, or
-            the place can't be used; `errors` names the field.
+            the place can't be used, or the budget does not allow it; `errors` names the field.
     """
     now = timezone.now()
     registered = _named(RegisteredModel, "model", "model", model)
     data: Dataset = _named(Dataset, "dataset", "data set", dataset)
+    reason = ""
+    if launcher == AUTO:
+        rows = min(sample or data.rows, data.rows)
+        choice = choose(rows, options, model=model, given=resources)
+        launcher, reason = choice.launcher, choice.reason
     run = TrainingRun(
         model=registered,
         version=version,
@@ -168,6 +175,7 @@ def run_create(
         seed=seed,
         options=encode_options(_with_label_delay(options or Options(), data)),
         launcher=launcher,
+        launcher_reason=reason,
         resources=_resources(launcher, resources),
         requested_by=requested_by,
         schedule=schedule,
@@ -180,9 +188,10 @@ def run_create(
     runs_fail_abandoned(now=now)
     with transaction.atomic():
         _refuse_taken_version(registered, version)
+        outlook = run_outlook(run, now)
         try:
             with transaction.atomic():
-                transitions.create(run, by=requested_by, now=now)
+                transitions.create(run, by=requested_by, now=now, message=outlook.message)
         except IntegrityError:
             # Another request made it between our look and our insert.
             _refuse_taken_version(registered, version)

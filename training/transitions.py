@@ -26,11 +26,13 @@ TRANSITIONS: tuple[tuple[str, str], ...] = (
 )
 
 
-def create(run: TrainingRun, *, by: str, now: datetime) -> None:
+def create(run: TrainingRun, *, by: str, now: datetime, message: str = "") -> None:
     """Insert a new run, queued, with the first event of its timeline."""
     with transaction.atomic():
         run.save(force_insert=True)
-        RunEvent.objects.create(run=run, at=now, from_state=NEW, state=run.state, by=by)
+        RunEvent.objects.create(
+            run=run, at=now, from_state=NEW, state=run.state, by=by, message=message
+        )
 
 
 def move(
