@@ -202,7 +202,8 @@ class _Reader:
             stated = table.column("label_known_at").fill_null(_EPOCH - timedelta(days=1))
             stated = _microseconds(stated)
             known_at = np.where(stated < 0, known_at, stated)
-        frauds = np.flatnonzero(table.column("is_fraud").cast(pa.bool_()).to_numpy())
+        labels = table.column("is_fraud").cast(pa.bool_()).fill_null(False)
+        frauds = np.flatnonzero(labels.to_numpy())
         known = frauds[known_at[frauds] <= now]
         self.unknown_frauds += len(frauds) - len(known)
         return {row: _moment(known_at[row]) for row in known.tolist()}

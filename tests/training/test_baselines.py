@@ -116,7 +116,9 @@ def test_frauds_are_among_the_test_rows_however_few_are_drawn(tmp_path, monkeypa
     split = Split(slice(0, 1_000), slice(1_000, 2_000), slice(2_000, 3_000), cut_off=0)
     schema = choose_schema(data, split.train, ())
     features = Features(data, schema, 0, labels_after=0)
-    rows = stages._test_rows(Parts(data, split, data.is_fraud, 0), features, seed=0)
+    rows = stages._test_rows(
+        Parts(data, split, data.is_fraud, 0, data.is_labelled), features, seed=0
+    )
     frauds = int(data.is_fraud[split.test].sum())
     assert (rows.labels.sum(), len(rows.labels)) == (frauds, frauds + 20)
     assert rows.weights.sum() == pytest.approx(1_000)

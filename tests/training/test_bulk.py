@@ -172,7 +172,7 @@ def test_the_champion_is_judged_with_labels_that_arrive_as_in_the_run(data, tmp_
     champion = Champion(
         version="1.0.0", location=f"{tmp_path}/fraud/v1.0.0", manifest_sha256=digest
     )
-    parts = Parts(data, split, data.is_fraud, 7 * DAY)
+    parts = Parts(data, split, data.is_fraud, 7 * DAY, data.is_labelled)
     rival = _score_champion(champion, RULES, parts, "of the data", lambda *_: None)
 
     def risk(labels_after: int) -> np.ndarray:

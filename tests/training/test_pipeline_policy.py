@@ -181,7 +181,7 @@ def test_a_calibration_is_strictly_increasing_from_0_to_1_whatever_it_is_given(v
 def test_thresholds_by_cost_are_refused_where_no_probability_can_be_told():
     raw = np.random.default_rng(0).random(1_000)
     options = Options(costs=Costs(review=2.0, block_legitimate=30.0))
-    reached = Validation(np.zeros(1_000, bool), np.ones(1_000))
+    reached = Validation(np.zeros(1_000, bool), np.ones(1_000), np.ones(1_000, bool))
     with pytest.raises(InvalidDataset, match=r"1,000 .* 0 are known frauds.*--block-rate.*--rules"):
         _read_off(raw, reached, Weights(), options)
     policy, *_ = _read_off(raw, reached, Weights(), Options())

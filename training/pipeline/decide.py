@@ -34,6 +34,13 @@ class Validation(NamedTuple):
     """(rows,) the frauds known at the cut-off."""
     amount: NDArray[np.float64]
     """(rows,) in units of the currency."""
+    usable: NDArray[np.bool_]
+    """(rows,) whose label can be learnt from. Of the others it is only known that a decision is
+    made about them: they count where thresholds are set by rates."""
+
+    def take(self, rows: NDArray[np.bool_]) -> "Validation":
+        """The rows where `rows` is True."""
+        return Validation(self.labels[rows], self.amount[rows], self.usable[rows])
 
 
 class Decided(NamedTuple):
@@ -67,7 +74,7 @@ def set_policy(
     first = slice(0, len(validation.labels))
     policy = Policy(NEVER, NEVER)
     replayed = rule_replay.replay(policy, supervised, unsupervised)
-    asked = ~replayed.rule_blocked[first]
+    asked = ~replayed.rule_blocked[first] & validation.usable
     weights = choose_weights(
         replayed.rule_score[first][asked],
         supervised[first][asked],
@@ -79,20 +86,22 @@ def set_policy(
         raw = Policy(NEVER, NEVER, weights).risk(
             replayed.rule_score[first][asked], supervised[first][asked], unsupervised[first][asked]
         )
-        reached = Validation(validation.labels[asked], validation.amount[asked])
+        reached = validation.take(asked)
         earlier = policy
         policy, thresholds, gain = _read_off(raw, reached, weights, options)
         if policy == earlier:
             break
         replayed = rule_replay.replay(policy, supervised, unsupervised)
-    return Decided(policy, thresholds, int(reached.labels.sum()), gain, replayed)
+    frauds = int(reached.labels[reached.usable].sum())
+    return Decided(policy, thresholds, frauds, gain, replayed)
 
 
 def _read_off(
     raw: NDArray[np.float64], reached: Validation, weights: Weights, options: Options
 ) -> tuple[Policy, Thresholds, float | None]:
     """The policy for these raw risks of the rows that reach the models, and its saving."""
-    calibration = fit_calibration(raw, reached.labels)
+    known = reached.take(reached.usable)
+    calibration = fit_calibration(raw[reached.usable], known.labels)
     risk = _calibrated(raw, calibration)
     if options.costs is None:
         budgets = options.budgets
@@ -102,13 +111,13 @@ def _read_off(
         raise InvalidDataset(
             "Thresholds by cost need probabilities, and none can be told: of the "
             f"{len(raw):,} validation rows that the rules do not block, "
-            f"{int(reached.labels.sum()):,} are known frauds, too few or with no higher risks than "
+            f"{int(known.labels.sum()):,} are known frauds, too few or with no higher risks than "
             "other rows. Set the thresholds by rates (--block-rate, --review-rate), take other "
             "rules (--rules) that block less, or a longer validation part."
         )
     else:
         thresholds = thresholds_by_cost(risk, reached.amount, options.costs)
-        gain = saving(risk, reached.labels, reached.amount, thresholds, options.costs)
+        gain = saving(risk[reached.usable], known.labels, known.amount, thresholds, options.costs)
     policy = Policy(thresholds.review, thresholds.block, weights, calibration)
     return policy, thresholds, gain
 

@@ -232,11 +232,11 @@ def _as_drawn_evenly(train: FitPart) -> NDArray[np.int64]:
 
 def predictions_parquet(
     data: Transactions,
-    test: slice,
+    test: NDArray[np.int64],
     scores: Scores,
     baselines: Mapping[str, NDArray[np.float64]],
 ) -> bytes:
-    """`predictions.parquet`: the test part, row by row, with all that the report is computed from.
+    """`predictions.parquet`: rows of the test part with all that the report is computed from.
 
     The models' scores are given for every row, also where live would not have asked them because a
     rule blocks (there the risk is 1). Each of `baselines` is a column `NAME_score`.
@@ -244,7 +244,7 @@ def predictions_parquet(
     types = data.text["transaction_type"]
     table = pa.table(
         {
-            "transaction_id": data.transaction_id.slice(test.start, test.stop - test.start),
+            "transaction_id": data.transaction_id.take(pa.array(test)),
             "created_at": pa.array(data.created_at[test]).cast(pa.timestamp("us", "UTC")),
             "label": data.is_fraud[test],
             "supervised_score": scores.supervised,

@@ -58,9 +58,10 @@ def judge(
         except SentinelleError as refusal:
             error = f"The champion v{spec.champion.version} can't be compared with: {refusal}"
     part = _test_part(parts, scored, decided)
-    baselines = {"logistic": scored.logistic[scored.within(parts.split.test)]}
+    tested = parts.usable[parts.split.test]
+    baselines = {"logistic": scored.logistic[scored.within(parts.split.test)][tested]}
     if rival is not None:
-        baselines["champion"] = rival.risk
+        baselines["champion"] = rival.risk[tested]
     thresholds = {"review": decided.policy.review, "block": decided.policy.block}
     progress(0.5, "metrics and their intervals")
     metrics = evaluate(
@@ -101,7 +102,8 @@ def _score_champion(
 
 
 def _test_part(parts: Parts, scored: Scored, decided: Decided) -> TestPart:
-    test, among = parts.split.test, scored.within(parts.split.test)
+    test = parts.rows(parts.split.test)
+    among = test - scored.rows.start
     data = parts.data
     return TestPart(
         labels=data.is_fraud[test],

@@ -28,6 +28,22 @@ def labels_at(data: Transactions, label_delay: int, cut_off: int) -> NDArray[np.
     return known
 
 
+def usable_at(
+    data: Transactions, label_delay: int, cut_off: int, test_begins: int
+) -> NDArray[np.bool_]:
+    """(rows,) the rows that can be learnt from at `cut_off`, and from row `test_begins` on those
+    that can be judged by.
+
+    A transaction that was blocked gets no chargeback: while nobody has stated what it was, it is
+    not legitimate to anyone.
+    """
+    usable = data.is_labelled.copy()
+    if data.blocked is not None:
+        unknown = data.blocked & (known_at(data, label_delay) > cut_off)
+        usable[:test_begins] &= ~unknown[:test_begins]
+    return usable
+
+
 def fraud_visible_from(data: Transactions, label_delay: int) -> Times:
     """`fraud_visible_from` of `engine.features.replay`: the first row later than the moment at
     which the row was known to be a fraud, NEVER for a legitimate row."""

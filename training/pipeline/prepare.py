@@ -10,9 +10,15 @@ from numpy.typing import NDArray
 from engine.errors import InvalidDataset
 from engine.features.schema import Attribute, FeatureSchema
 from training.pipeline.durations import format_duration
-from training.pipeline.labels import labels_at
+from training.pipeline.labels import labels_at, usable_at
 from training.pipeline.spec import Options, RunSpec
-from training.pipeline.split import Split, show_moment, split_by_periods, split_by_shares
+from training.pipeline.split import (
+    Split,
+    among_all,
+    show_moment,
+    split_by_periods,
+    split_by_shares,
+)
 from training.pipeline.table import Text, Transactions
 
 Rows = NDArray[np.int64]
@@ -35,6 +41,16 @@ class Parts(NamedTuple):
     """(rows,) the frauds that were known at the cut-off: all that is fitted or tuned on."""
     label_delay: int
     """Microseconds."""
+    usable: NDArray[np.bool_]
+    """(rows,) what may be learnt from, and in the test part judged by: not what nobody knows the
+    label of, which is history and nothing else."""
+    label_counts: dict[str, int] | None = None
+    """Of recorded traffic, the whole of it: see `count_labels`."""
+
+    def rows(self, part: slice) -> Rows:
+        """The usable rows of a part, in order."""
+        found: Rows = np.flatnonzero(self.usable[part]) + part.start
+        return found
 
 
 def split_data(data: Transactions, options: Options, label_delay: int) -> Parts:
@@ -46,22 +62,12 @@ def split_data(data: Transactions, options: Options, label_delay: int) -> Parts:
     Raises:
         InvalidDataset: naming each part that lacks rows, frauds or legitimate rows, with counts.
     """
-    frauds = int(data.is_fraud.sum())
-    if not frauds:
-        raise InvalidDataset(
-            f"The data set has no fraud: none of its {len(data):,} rows has is_fraud true. "
-            "A supervised model needs confirmed frauds."
-        )
-    if len(data) < sum(rows for rows, _ in MINIMUM.values()):
-        raise InvalidDataset(
-            f"The data set is too small: {len(data):,} rows ({frauds:,} frauds). Training needs "
-            + ", ".join(f"{rows} {part} rows" for part, (rows, _) in MINIMUM.items())
-            + " at least."
-        )
+    _check_size(data)
+    times = data.created_at if data.labelled is None else data.created_at[data.labelled]
     known_times = data.label_known_at is not None
     if options.periods is not None:
         split = split_by_periods(
-            data.created_at,
+            times,
             options.periods,
             label_delay,
             cut_off=options.cut_off,
@@ -69,16 +75,42 @@ def split_data(data: Transactions, options: Options, label_delay: int) -> Parts:
         )
     else:
         split = split_by_shares(
-            data.created_at,
+            times,
             options.split,
             label_delay,
             cut_off=options.cut_off,
             known_times=known_times,
         )
+    split = among_all(split, times, data.created_at)
+    counts = count_labels(data)
     data = data.head(split.test.stop)
-    parts = Parts(data, split, labels_at(data, label_delay, split.cut_off), label_delay)
+    parts = Parts(
+        data,
+        split,
+        labels_at(data, label_delay, split.cut_off),
+        label_delay,
+        usable_at(data, label_delay, split.cut_off, split.test.start),
+        counts,
+    )
     _check_parts(parts)
     return parts
+
+
+def _check_size(data: Transactions) -> None:
+    labelled = data.is_labelled
+    rows, frauds = int(labelled.sum()), int((data.is_fraud & labelled).sum())
+    found = f"{rows:,} rows" if rows == len(data) else f"{rows:,} rows with a label"
+    if not frauds:
+        raise InvalidDataset(
+            f"The data set has no fraud: none of its {found} has is_fraud true. "
+            "A supervised model needs confirmed frauds."
+        )
+    if rows < sum(least for least, _ in MINIMUM.values()):
+        raise InvalidDataset(
+            f"The data set is too small: {found} ({frauds:,} frauds). Training needs "
+            + ", ".join(f"{least} {part} rows" for part, (least, _) in MINIMUM.items())
+            + " at least."
+        )
 
 
 def _check_parts(parts: Parts) -> None:
@@ -87,7 +119,8 @@ def _check_parts(parts: Parts) -> None:
     for name, part in parts.split.parts():
         # Nobody learns from the test part: it is judged by all that is known today.
         labels = data.is_fraud if name == "test" else parts.labels
-        rows, frauds = part.stop - part.start, int(labels[part].sum())
+        usable = parts.rows(part)
+        rows, frauds = len(usable), int(labels[usable].sum())
         found = {"rows": rows, "frauds": frauds, "legitimate rows": rows - frauds}
         least_rows, least_frauds = MINIMUM[name]
         least = {"rows": least_rows, "frauds": least_frauds, "legitimate rows": least_frauds}
@@ -106,10 +139,11 @@ def _check_parts(parts: Parts) -> None:
         )
 
 
-def choose_schema(data: Transactions, train: slice, without: Sequence[str]) -> FeatureSchema:
+def choose_schema(data: Transactions, train: Rows | slice, without: Sequence[str]) -> FeatureSchema:
     """The inputs of the models: categories are the most frequent values of the training part.
 
     Args:
+        train: its rows.
         without: groups of inputs to leave out, `labels` or `balances`.
     """
     attributes = []
@@ -132,16 +166,19 @@ def describe(parts: Parts, spec: RunSpec) -> dict[str, Any]:
     `frauds` of train and validation are those known at the cut-off.
     """
     data = parts.data
-    whole = slice(0, len(data))
+    whole = np.flatnonzero(data.is_labelled)
     return {
         "dataset": Path(spec.dataset).parent.name,
         "fingerprint": spec.dataset_fingerprint,
         "sample": spec.sample,
         **_describe_rows(data, whole, data.is_fraud),
         "parts": {
-            name: _describe_rows(data, part, data.is_fraud if name == "test" else parts.labels)
+            name: _describe_rows(
+                data, parts.rows(part), data.is_fraud if name == "test" else parts.labels
+            )
             for name, part in parts.split.parts()
         },
+        "labels": parts.label_counts,
         "cut_off": show_moment(parts.split.cut_off),
         "label_delay": format_duration(parts.label_delay),
         "label_times_known": data.label_known_at is not None,
@@ -151,13 +188,33 @@ def describe(parts: Parts, spec: RunSpec) -> dict[str, Any]:
 def outline(parts: Parts) -> str:
     """The parts that a split gave, in a line: times, rows, and when labels were frozen."""
     told = [
-        f"{name} {_period(parts.data, part)} ({part.stop - part.start:,} rows)"
+        f"{name} {_period(parts.data, part)} ({len(parts.rows(part)):,} rows)"
         for name, part in parts.split.parts()
     ]
     return f"{', '.join(told)}; labels known until {show_moment(parts.split.cut_off)} count"
 
 
-def _categories(column: Text, train: slice, least: int) -> tuple[str, ...]:
+def count_labels(data: Transactions) -> dict[str, int] | None:
+    """Of recorded traffic: rows by where their label comes from, or why they have none."""
+    if data.label_from is None:
+        return None
+    found = {
+        name: data.label_from.is_in((name,))
+        for name in ("stated", "age", "blocked", "recent", "history")
+    }
+    stated = found.pop("stated")
+    counts = {
+        "labelled_fraud": stated & data.is_fraud,
+        "labelled_legitimate": stated & ~data.is_fraud,
+        "taken_as_legitimate": found["age"],
+        "blocked_unlabelled": found["blocked"],
+        "too_recent": found["recent"],
+        "history_only": found["history"],
+    }
+    return {name: int(rows.sum()) for name, rows in counts.items()}
+
+
+def _categories(column: Text, train: Rows | slice, least: int) -> tuple[str, ...]:
     """The values of a column worth a feature each: the most frequent of the training part."""
     codes = column.codes[train]
     counts = np.bincount(codes[codes >= 0], minlength=len(column.names))
@@ -165,14 +222,14 @@ def _categories(column: Text, train: slice, least: int) -> tuple[str, ...]:
     return tuple(sorted(column.names[at] for at in kept))
 
 
-def _describe_rows(data: Transactions, part: slice, frauds: NDArray[np.bool_]) -> dict[str, Any]:
-    labels = frauds[part]
+def _describe_rows(data: Transactions, rows: Rows, frauds: NDArray[np.bool_]) -> dict[str, Any]:
+    labels = frauds[rows]
     return {
         "rows": len(labels),
         "frauds": int(labels.sum()),
         "fraud_rate": float(labels.mean()),
-        "first_at": show_moment(data.created_at[part.start]),
-        "last_at": show_moment(data.created_at[part.stop - 1]),
+        "first_at": show_moment(data.created_at[rows[0]]),
+        "last_at": show_moment(data.created_at[rows[-1]]),
     }
 
 

@@ -36,21 +36,25 @@ class Sample(NamedTuple):
 
 
 def draw(
-    part: slice, labels: NDArray[np.bool_], legitimate_rows: int, rng: np.random.Generator
+    rows: NDArray[np.int64],
+    labels: NDArray[np.bool_],
+    legitimate_rows: int,
+    rng: np.random.Generator,
 ) -> Sample:
-    """All frauds of `part` and at most `legitimate_rows` others, drawn without replacement.
+    """All frauds of `rows` and at most `legitimate_rows` others, drawn without replacement.
 
     Args:
+        rows: of a part, in order.
         labels: (rows of the data set,) the frauds that are known.
     """
-    within = labels[part]
+    within = labels[rows]
     fraud, legitimate = np.flatnonzero(within), np.flatnonzero(~within)
     rate = min(1.0, legitimate_rows / max(len(legitimate), 1))
     if rate < 1.0:
         legitimate = rng.choice(legitimate, legitimate_rows, replace=False, shuffle=False)
     chosen = np.sort(np.concatenate([fraud, legitimate]))
     drawn = within[chosen]
-    return Sample(chosen + part.start, drawn, np.where(drawn, 1.0, 1.0 / rate), rate)
+    return Sample(rows[chosen], drawn, np.where(drawn, 1.0, 1.0 / rate), rate)
 
 
 def plan_legitimate_rows(

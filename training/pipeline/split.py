@@ -128,6 +128,24 @@ def split_by_periods(
     return split
 
 
+def among_all(split: Split, times: NDArray[np.int64], all_times: NDArray[np.int64]) -> Split:
+    """A split of some rows, as the ranges of all rows that cover the same times.
+
+    Args:
+        times: (some rows,) of the rows that were split, in order.
+        all_times: (rows,) of all rows, in order.
+    """
+
+    def covered(part: slice) -> slice:
+        start = np.searchsorted(all_times, times[part.start], side="left")
+        stop = np.searchsorted(all_times, times[part.stop - 1], side="right")
+        return slice(int(start), int(stop))
+
+    return Split(
+        covered(split.train), covered(split.validation), covered(split.test), split.cut_off
+    )
+
+
 def _boundaries(times: NDArray[np.int64]) -> NDArray[np.int64]:
     """The rows that have a later time than the row before them."""
     steps = np.diff(times)

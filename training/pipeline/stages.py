@@ -31,7 +31,14 @@ from training.pipeline.fit import (
 from training.pipeline.importance import grouped, permutation_importances
 from training.pipeline.judge import Judged, judge
 from training.pipeline.memory import peak_memory_mb
-from training.pipeline.prepare import Parts, choose_schema, describe, outline, split_data
+from training.pipeline.prepare import (
+    Parts,
+    choose_schema,
+    count_labels,
+    describe,
+    outline,
+    split_data,
+)
 from training.pipeline.progress import Progress
 from training.pipeline.rules_replay import RuleReplay
 from training.pipeline.run_folder import PREDICTIONS, RunFolder
@@ -101,7 +108,7 @@ def train(spec: RunSpec, folder: RunFolder) -> dict[str, Any]:
         test_rows = _test_rows(parts, fitting.features, spec.seed)
         importances = _importances(fitting, found.best, test_rows, spec.seed)
         predictions = predictions_parquet(
-            parts.data, parts.split.test, judged.scores, judged.baselines
+            parts.data, parts.rows(parts.split.test), judged.scores, judged.baselines
         )
         folder.store.write(PREDICTIONS, predictions)
     with progress.stage("export"):
@@ -120,22 +127,26 @@ def _load(spec: RunSpec, folder: RunFolder) -> Transactions:
     data = read_transactions(spec.dataset, spec.sample)
     folder.progress(rows=len(data))
     folder.log(f"load: {len(data):,} rows, {int(data.is_fraud.sum()):,} frauds")
+    if counts := count_labels(data):
+        told = ", ".join(f"{name.replace('_', ' ')} {rows:,}" for name, rows in counts.items())
+        folder.log(f"load: recorded traffic: {told}")
     return data
 
 
 def _features(parts: Parts, spec: RunSpec, progress: Progress) -> Fitting:
     options, labels = spec.options, parts.labels
-    schema = choose_schema(parts.data, parts.split.train, options.without)
+    training = parts.rows(parts.split.train)
+    schema = choose_schema(parts.data, training, options.without)
     rng = np.random.default_rng(spec.seed)
-    stop = draw(parts.split.validation, labels, STOP_ROWS, rng)
+    stop = draw(parts.rows(parts.split.validation), labels, STOP_ROWS, rng)
     legitimate = plan_legitimate_rows(
         options.fit_rows,
         rows=len(parts.data),
-        others=len(stop.rows) + int(labels[parts.split.train].sum()),
+        others=len(stop.rows) + int(labels[training].sum()),
         columns=len(schema.names),
         limit_mb=options.memory_limit_mb,
     )
-    train = draw(parts.split.train, labels, legitimate, rng)
+    train = draw(training, labels, legitimate, rng)
     delay = parts.label_delay
     features = Features(parts.data, schema, delay, labels_after=delay)
     count = len(train.rows) + len(stop.rows)
@@ -180,7 +191,11 @@ def _decide(
         columns=RULE_COLUMNS,
     )
     validation = parts.split.validation
-    known = Validation(parts.labels[validation], parts.data.amount[validation] / UNITS)
+    known = Validation(
+        parts.labels[validation],
+        parts.data.amount[validation] / UNITS,
+        parts.usable[validation],
+    )
     return set_policy(rule_replay, scored.supervised, scored.unsupervised, known, options)
 
 
@@ -197,7 +212,7 @@ def _fit_others(fitting: Fitting, supervised: Supervised, spec: RunSpec) -> Mode
 def _test_rows(parts: Parts, features: Features, seed: int) -> FitPart:
     """Every fraud of the test part, which may be few, and legitimate rows drawn at random."""
     rng = np.random.default_rng(seed)
-    sample = draw(parts.split.test, parts.data.is_fraud, TEST_SAMPLE_ROWS, rng)
+    sample = draw(parts.rows(parts.split.test), parts.data.is_fraud, TEST_SAMPLE_ROWS, rng)
     return FitPart(features.matrix(sample.rows), sample.labels, sample.weights)
 
 

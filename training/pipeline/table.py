@@ -22,6 +22,7 @@ from engine.transaction import country_code
 
 # `fraud_kind` and what is only known afterwards are absent on purpose: a column that is not named
 # here can't reach a model.
+IS_FRAUD = "is_fraud"
 REQUIRED = (
     "transaction_id",
     "created_at",
@@ -30,7 +31,7 @@ REQUIRED = (
     "source_wallet_id",
     "destination_wallet_id",
     "transaction_type",
-    "is_fraud",
+    IS_FRAUD,
 )
 OPTIONAL_TEXT = (
     "direction",
@@ -44,6 +45,10 @@ OPTIONAL_TEXT = (
 OPTIONAL_NUMBERS = ("source_balance", "account_age_minutes")
 LABEL_KNOWN_AT = "label_known_at"
 ATTRIBUTE_PREFIX = "attribute_"
+# Of recorded traffic: see `traffic.py`.
+LABEL_FROM, DECISION, CONTROL_SHARE = "label_from", "decision", "control_share"
+LABELLED = ("stated", "age")
+BLOCK = "BLOCK"
 FAILED = ("FAILED", "CANCELED")
 
 
@@ -97,6 +102,7 @@ class Transactions:
     wallets: pa.Array
     """(distinct wallets,) their ids."""
     is_fraud: NDArray[np.bool_]
+    """False where nobody knows, see `labelled`."""
     text: dict[str, Text]
     """`currency`, `transaction_type` and the columns of `OPTIONAL_TEXT`."""
     numbers: dict[str, NDArray[np.float64]]
@@ -106,12 +112,26 @@ class Transactions:
     stands for -1. None: the data set does not say."""
     attributes: dict[str, AttributeColumn] = field(default_factory=dict)
     """By name, without the prefix."""
+    labelled: NDArray[np.bool_] | None = None
+    """The rows whose label can be learnt from and judged by; the others are history and nothing
+    else. None: all rows."""
+    label_from: Text | None = None
+    """Of recorded traffic: where each label comes from, or why there is none."""
+    blocked: NDArray[np.bool_] | None = None
+    """Of recorded traffic: Sentinelle decided BLOCK."""
+    control_share: NDArray[np.float64] | None = None
+    """Of recorded traffic: the share of the models' blocks that were let through when this one
+    was, NaN for every other row."""
 
     def __len__(self) -> int:
         return len(self.created_at)
 
     def head(self, rows: int) -> "Transactions":
         """The first rows, sharing their memory."""
+
+        def first(values: NDArray[Any] | None) -> NDArray[Any] | None:
+            return None if values is None else values[:rows]
+
         return Transactions(
             transaction_id=self.transaction_id.slice(0, rows),
             created_at=self.created_at[:rows],
@@ -122,7 +142,7 @@ class Transactions:
             is_fraud=self.is_fraud[:rows],
             text={name: column.take(slice(rows)) for name, column in self.text.items()},
             numbers={name: values[:rows] for name, values in self.numbers.items()},
-            label_known_at=None if self.label_known_at is None else self.label_known_at[:rows],
+            label_known_at=first(self.label_known_at),
             attributes={
                 name: column._replace(
                     values=column.values.take(slice(rows))
@@ -131,7 +151,16 @@ class Transactions:
                 )
                 for name, column in self.attributes.items()
             },
+            labelled=first(self.labelled),
+            label_from=None if self.label_from is None else self.label_from.take(slice(rows)),
+            blocked=first(self.blocked),
+            control_share=first(self.control_share),
         )
+
+    @property
+    def is_labelled(self) -> NDArray[np.bool_]:
+        """(rows,) see `labelled`."""
+        return np.ones(len(self), np.bool_) if self.labelled is None else self.labelled
 
     @property
     def failed(self) -> NDArray[np.bool_]:
@@ -184,7 +213,8 @@ def _read_columns(path: Path, sample: int | None) -> pa.Table:
         raise InvalidDataset(
             f"The data set has no column {', '.join(missing)}. Import it with `import_dataset`."
         )
-    canonical = (*REQUIRED, *OPTIONAL_TEXT, *OPTIONAL_NUMBERS, LABEL_KNOWN_AT)
+    of_traffic = (LABEL_FROM, DECISION, CONTROL_SHARE)
+    canonical = (*REQUIRED, *OPTIONAL_TEXT, *OPTIONAL_NUMBERS, LABEL_KNOWN_AT, *of_traffic)
     wanted = [name for name in canonical if name in present]
     wanted += sorted(name for name in present if name.startswith(ATTRIBUTE_PREFIX))
     groups = list(range(file.num_row_groups))
@@ -199,6 +229,8 @@ def _check_required(table: pa.Table) -> None:
     if not len(table):
         raise InvalidDataset("The data set has no rows.")
     for name in REQUIRED:
+        if name == IS_FRAUD:  # null: nobody knows
+            continue
         if nulls := table.column(name).null_count:
             raise InvalidDataset(f"{nulls:,} rows of the data set have no {name}.")
 
@@ -214,7 +246,7 @@ def _to_arrays(table: pa.Table) -> Transactions:
         source=source,
         destination=destination,
         wallets=wallets,
-        is_fraud=table.column("is_fraud").cast(pa.bool_()).to_numpy(),
+        is_fraud=pc.fill_null(table.column(IS_FRAUD).cast(pa.bool_()), False).to_numpy(),
         text={
             name: _text(table, name) for name in ("currency", "transaction_type", *OPTIONAL_TEXT)
         },
@@ -227,7 +259,29 @@ def _to_arrays(table: pa.Table) -> Transactions:
             for name in table.column_names
             if name.startswith(ATTRIBUTE_PREFIX)
         },
+        labelled=_labelled(table),
+        **_of_traffic(table),
     )
+
+
+def _labelled(table: pa.Table) -> NDArray[np.bool_] | None:
+    if LABEL_FROM in table.column_names:
+        return _text(table, LABEL_FROM).is_in(LABELLED)
+    label = table.column(IS_FRAUD)
+    return label.is_valid().to_numpy() if label.null_count else None
+
+
+def _of_traffic(table: pa.Table) -> dict[str, Any]:
+    """The columns that only recorded traffic has."""
+    present = set(table.column_names)
+    found: dict[str, Any] = {}
+    if LABEL_FROM in present:
+        found["label_from"] = _text(table, LABEL_FROM)
+    if DECISION in present:
+        found["blocked"] = _text(table, DECISION).is_in((BLOCK,))
+    if CONTROL_SHARE in present:
+        found["control_share"] = _numbers(table, CONTROL_SHARE)
+    return found
 
 
 def _wallets(*columns: pa.ChunkedArray) -> tuple[pa.Array, list[NDArray[np.int64]]]:
