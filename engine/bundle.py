@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from engine.errors import InvalidBundle, ObjectMissing
 from engine.features.catalogue import LABEL_DELAY, fingerprint
-from engine.features.schema import FeatureSchema
+from engine.features.schema import INPUTS, FeatureSchema
 from engine.policy import PiecewiseLinear, Policy
 from engine.store import Store
 from engine.trees import SupervisedModel, UnsupervisedModel
@@ -153,6 +153,25 @@ def verify_bundle(store: Store, prefix: str, manifest_sha256: str) -> BundleMani
     Raises InvalidBundle naming what is wrong.
     """
     return _read(store, prefix, manifest_sha256).manifest
+
+
+class Definitions(NamedTuple):
+    """What a version's inputs mean: their names, the fingerprint of their definitions (None when
+    nobody knows) and the label delay (µs)."""
+
+    inputs: tuple[str, ...]
+    fingerprint: str | None
+    label_delay: int
+
+
+def definitions_of(store: Store, prefix: str, manifest_sha256: str) -> Definitions:
+    """Read what the inputs of a version mean, of its manifest alone.
+
+    Raises InvalidBundle naming what is wrong.
+    """
+    _, manifest = _read_manifest(store, prefix, manifest_sha256)
+    inputs = tuple(name for name in manifest.feature_schema.get("names", ()) if name in INPUTS)
+    return Definitions(inputs, _fingerprint_of(manifest), manifest.label_delay_us)
 
 
 def load_bundle(store: Store, prefix: str, manifest_sha256: str) -> Bundle:

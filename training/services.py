@@ -71,20 +71,36 @@ def dataset_import(
     from training.pipeline.datasets import import_files
     from training.pipeline.mapping import read_mapping
 
+    limit = {} if memory_limit_mb is None else {"memory_limit_mb": memory_limit_mb}
+
+    def make(folder: Path, _location: str) -> Any:
+        chosen = preset if mapping is None else read_mapping(mapping)
+        return import_files(files, folder, chosen, on_bad_rows, progress, start=start, **limit)
+
+    return dataset_keep(name, preset if mapping is None else "mapping file", make)
+
+
+def dataset_keep(name: str, preset: str, make: Callable[[Path, str], Any]) -> Dataset:
+    """Make the data set `name` of what `make` writes into a new folder, whole or not at all.
+
+    Args:
+        make: called with the folder, which is not there yet, and with where its data will be;
+            returns its `DatasetSummary`.
+
+    Raises:
+        InvalidDataset: the name is taken or malformed; and what `make` raises.
+    """
     if settings.DATA_DIR.startswith("gs://"):
         raise InvalidDataset("Data sets are imported into a local folder; DATA_DIR is a bucket.")
     if Dataset.objects.filter(name=name).exists():
         raise InvalidDataset(
             f"There is already a data set “{name}”. Data sets never change: choose another name."
         )
-    origin = preset if mapping is None else "mapping file"
-    dataset = Dataset(name=name, preset=origin, location=f"{name}-{uuid.uuid4().hex[:12]}")
+    dataset = Dataset(name=name, preset=preset, location=f"{name}-{uuid.uuid4().hex[:12]}")
     _checked(dataset, exclude=["fingerprint", "rows", "frauds"], error=InvalidDataset)
     folder = Path(settings.DATA_DIR) / dataset.location
     try:
-        chosen = preset if mapping is None else read_mapping(mapping)
-        limit = {} if memory_limit_mb is None else {"memory_limit_mb": memory_limit_mb}
-        summary = import_files(files, folder, chosen, on_bad_rows, progress, start=start, **limit)
+        summary = make(folder, str(folder / "data.parquet"))
         dataset.fingerprint = summary.fingerprint
         dataset.rows, dataset.frauds = summary.rows, summary.frauds
         dataset.rejected = summary.rejected

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import msgspec
@@ -53,6 +54,7 @@ class DatasetSummary(msgspec.Struct, frozen=True):
     `label_delay`: as the mapping says, `7d`. `attributes`: the kind of each, by its name.
     `taken_for_false`: by column, the texts that became false because `positive` does not have them,
     and how many rows of the files have each; the ten commonest.
+    `traffic`: of recorded traffic, see `traffic.py`: period, counts, and who decided.
     """
 
     preset: str
@@ -73,6 +75,7 @@ class DatasetSummary(msgspec.Struct, frozen=True):
     reject_samples: tuple[Reject, ...]
     ignored_columns: tuple[str, ...]
     path: str
+    traffic: dict[str, Any] | None = None
 
 
 def import_files(

@@ -3,7 +3,7 @@
 # ruff: noqa: S608 — table and column names are ours; every other text passes through `quoted`.
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +30,8 @@ from training.pipeline.values import checked_rows, taken_for_false
 
 REPEATED = "transaction_id: repeated"
 FORMAT = "1"
+ROW_GROUP = 122_880
+"""DuckDB's own."""
 
 REJECTS_IN_ORDER = "SELECT file, line, reason, content FROM rejects ORDER BY file_number, line"
 COMMONEST_FALSE = """
@@ -200,13 +202,25 @@ def held_columns(
 
 
 def write_sorted(
-    connection: duckdb.DuckDBPyConnection, path: Path, columns: Sequence[Column]
+    connection: duckdb.DuckDBPyConnection,
+    path: Path,
+    columns: Sequence[Column],
+    *,
+    metadata: Mapping[str, str] | None = None,
+    row_group: int = ROW_GROUP,
 ) -> None:
-    """Write `staged` as Parquet, by time and then in the order of the files."""
+    """Write `staged` as Parquet, by time and then in the order of the files.
+
+    Args:
+        metadata: more of the file, by name.
+        row_group: how many rows are read together.
+    """
+    told = {FORMAT_KEY: FORMAT, **(metadata or {})}
+    pairs = ", ".join(f"{name}: {quoted(value)}" for name, value in told.items())
     connection.execute(
         f"COPY (SELECT {_names(columns)} FROM staged ORDER BY created_at, row) "
         f"TO {quoted(str(path))} "
-        f"(FORMAT parquet, COMPRESSION zstd, KV_METADATA {{{FORMAT_KEY}: {quoted(FORMAT)}}})"
+        f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {row_group}, KV_METADATA {{{pairs}}})"
     )
 
 
