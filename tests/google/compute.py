@@ -58,6 +58,8 @@ class Compute:
         """Whether `shutdown` on a machine does anything: guard 1 needs it."""
         self.keeps_limits = True
         """Whether Google stops machines that are on for too long: guard 2."""
+        self.memory_mb = 1000
+        """What its machines have."""
         self.grace_s = 2.0
         """How long a machine's processes have when it is stopped."""
         self.zone_types = {"e2-micro", "e2-small", "e2-medium", "e2-standard-4"}
@@ -111,6 +113,14 @@ class Compute:
         with self._lock:
             del self._instances[key]
 
+    def reset(self, name: str) -> None:
+        """Pull its plug and start it again, as a host that fails does."""
+        key = self._key(name)
+        self._booted[key].crash()
+        self._end(key)
+        self._instances[key].status = "STAGING"
+        self._boot(key)
+
     def status(self, name: str) -> str:
         return str(self._instances[self._key(name)].status)
 
@@ -121,6 +131,9 @@ class Compute:
     def metadata_of(self, name: str) -> dict[str, str]:
         items = self._instances[self._key(name)].metadata.items
         return {item.key: item.value for item in items}
+
+    def instance(self, name: str) -> gce.Instance:
+        return self._instances[self._key(name)]
 
     def machine(self, name: str) -> BootedMachine:
         """The machine as it was booted last."""

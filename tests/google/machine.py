@@ -110,12 +110,20 @@ class BootedMachine:
             "GCE_METADATA_HOST": self.host,
             "GCE_METADATA_IP": self.host,
             "SENTINELLE_DISK": str(self.disk / "sentinelle"),
+            "SENTINELLE_MEMORY": str(self._memory_file()),
             "MACHINE_PYTHON": sys.executable,
             "MACHINE_REPOSITORY": str(REPOSITORY),
             "MACHINE_IMAGES": " ".join(sorted(self.cloud.images)),
+            "MACHINE_NUMBA_CACHE": os.environ["NUMBA_CACHE_DIR"],
             "MACHINE_WORLD": " ".join(["GCE_METADATA_HOST", "GCE_METADATA_IP", *self.cloud.world]),
             **self.cloud.world,
         }
+
+    def _memory_file(self) -> Path:
+        """What /proc/meminfo says on a machine of this type."""
+        path = self.disk / "meminfo"
+        path.write_text(f"MemTotal:       {self.cloud.memory_mb * 1024} kB\nMemFree: 1 kB\n")
+        return path
 
     @property
     def host(self) -> str:

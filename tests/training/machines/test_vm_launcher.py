@@ -1,0 +1,258 @@
+"""The vm launcher on machines that really boot: one run, from its start to the machine's off."""
+
+import json
+import threading
+
+import pytest
+
+from deployments.gcp.errors import CloudError
+from engine.store import open_store
+from tests.training.machines.conftest import MACHINE, ended, until
+from training.launchers.base import PlaceBusy
+from training.launchers.vm import VmLauncher
+
+
+def folder_of(run):
+    return open_store(run.folder)
+
+
+def starts(compute):
+    """How often a machine was made or started."""
+    ends = ("/instances", "/start")
+    return sum(call.startswith("POST") and call.endswith(ends) for call in compute.google.calls)
+
+
+def at_work(run):
+    return until(lambda: folder_of(run).exists("progress.json"))
+
+
+@pytest.mark.parametrize("image", ["sentinelle", ""], ids=["container", "program"])
+def test_a_run_trains_and_the_machine_is_off(compute, launcher, launch, image):
+    run = launch(image)
+    handle = launcher.start(run)
+    assert compute.metadata_of(MACHINE)["sentinelle-run"] == run.run_id
+    seen = ended(launcher, handle)
+    log = launcher.logs(handle, folder_of(run))
+    assert json.loads(folder_of(run).read("report.json"))["status"] == "succeeded", log
+    assert seen.ended.startswith("exit status 0")
+    assert seen.started_at < seen.ended_at
+    assert compute.running() == []
+    assert "succeeded" in log
+    launcher.cancel(handle)
+    assert "sentinelle-run" not in compute.metadata_of(MACHINE)
+    assert folder_of(run).exists("bundle/manifest.json")
+
+
+def test_the_program_and_its_libraries_stay_on_the_disk(compute, launcher, launch):
+    first, second = launch(""), launch("")
+    told = []
+    for run in (first, second):
+        folder_of(run).delete("spec.json")  # it has nothing to train
+        handle = launcher.start(run)
+        assert "There is no spec.json" in ended(launcher, handle).ended
+        launcher.cancel(handle)
+        told.append(" | ".join(compute.machine(MACHINE).commands))
+    assert "pip install" in told[0]
+    assert "--only-binary=:all:" in told[0]
+    assert "mkswap" in told[0]  # it has 1 GB
+    assert "pip install" not in told[1]
+    assert "mkswap" not in told[1]
+    assert "swapon" in told[1]
+
+
+def test_the_image_is_fetched_with_the_machines_own_token(compute, launcher, launch):
+    image = "europe-west1-docker.pkg.dev/test-project/sentinelle/app"
+    compute.images.add(image)
+    run = launch(image)
+    folder_of(run).delete("spec.json")  # it has nothing to train
+    ended(launcher, launcher.start(run))
+    told = " | ".join(compute.machine(MACHINE).commands)
+    assert "docker login --username oauth2accesstoken" in told
+    assert "https://europe-west1-docker.pkg.dev" in told
+    assert "--memory 800m" in told
+
+
+def test_a_second_start_finds_the_first(compute, launcher, launch):
+    run = launch("stand-in/beat")
+    handle = launcher.start(run)
+    at_work(run)
+    again = VmLauncher(every=0.01).start(run)
+    assert starts(compute) == 1
+    assert launcher.poll(again).ended is None
+    launcher.cancel(again)
+    assert launcher.poll(handle).ended is not None
+
+
+@pytest.mark.parametrize("exists", [False, True], ids=["new-machine", "old-machine"])
+def test_a_start_whose_answer_is_lost_is_found_again(compute, launcher, launch, exists):
+    if exists:
+        compute.add_foreign(MACHINE)
+    run = launch("stand-in/succeed")
+    compute.google.fault(r"POST .*/start$" if exists else r"POST .*/instances$", "late")
+    with pytest.raises(CloudError) as lost:
+        launcher.start(run)
+    assert lost.value.is_transient
+    at_work(run)
+    handle = launcher.start(run)
+    assert starts(compute) == 1
+    assert ended(launcher, handle).ended.startswith("exit status 0")
+    # Also when the run is over by the time that somebody asks again.
+    assert launcher.poll(launcher.start(run)).ended.startswith("exit status 0")
+    assert starts(compute) == 1
+
+
+def test_a_run_waits_for_the_machine_of_another(compute, launcher, launch):
+    first, second = launch("stand-in/beat"), launch("stand-in/succeed")
+    held = launcher.start(first)
+    with pytest.raises(PlaceBusy, match=first.run_id):
+        launcher.start(second)
+    launcher.cancel(held)
+    until(lambda: compute.status(MACHINE) == "TERMINATED")
+    handle = launcher.start(second)
+    launcher.cancel(held)  # which must not touch what is another's now
+    assert ended(launcher, handle).ended.startswith("exit status 0")
+
+
+def test_of_runs_that_want_the_machine_at_once_one_gets_it(compute, launch):
+    compute.add_foreign(MACHINE)
+    runs = [launch("stand-in/beat") for _ in range(4)]
+    got: list[str] = []
+    refused: list[Exception] = []
+    gate = threading.Barrier(len(runs))
+
+    def start(run):
+        gate.wait()
+        try:
+            got.append(VmLauncher(every=0.01).start(run))
+        except (PlaceBusy, CloudError) as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=start, args=(run,)) for run in runs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 1, (got, refused)
+    assert all(isinstance(error, PlaceBusy) for error in refused)
+    assert compute.metadata_of(MACHINE)["sentinelle-run"] in got[0]
+
+
+def test_a_run_that_is_over_keeps_no_machine(compute, launcher, launch):
+    first, second = launch("stand-in/succeed"), launch("stand-in/succeed")
+    ended(launcher, launcher.start(first))  # and nobody cancels
+    assert ended(launcher, launcher.start(second)).ended.startswith("exit status 0")
+
+
+def test_a_machine_made_otherwise_gets_label_limit_and_type(compute, launcher, launch):
+    compute.add_foreign(MACHINE)
+    ended(launcher, launcher.start(launch("stand-in/succeed", machine_type="e2-small")))
+    instance = compute.instance(MACHINE)
+    assert dict(instance.labels) == {"sentinelle": "training"}
+    assert instance.scheduling.max_run_duration.seconds == 3600
+    assert instance.scheduling.instance_termination_action == "STOP"
+    assert instance.machine_type.endswith("/e2-small")
+
+
+def test_a_machine_that_restarts_goes_on_with_its_run(compute, launcher, launch):
+    run = launch("stand-in/beat")
+    handle = launcher.start(run)
+    at_work(run)
+    folder_of(run).delete("progress.json")
+    compute.reset(MACHINE)
+    at_work(run)
+    assert launcher.poll(handle).ended is None
+    assert "the program is at work" in launcher.logs(handle, folder_of(run))
+    assert f"sentinelle: Run {run.run_id}" in launcher.logs(handle, folder_of(run))
+    launcher.cancel(handle)
+    until(lambda: not compute.running())
+
+
+# --- Faults ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        ("stand-in/crash", "exit status 139: Segmentation fault in a library"),
+        ("not-built", "manifest unknown"),
+    ],
+)
+def test_an_end_is_told_in_words(compute, launcher, launch, image, words):
+    run = launch(image)
+    handle = launcher.start(run)
+    assert words in ended(launcher, handle).ended
+    assert compute.running() == []
+    assert words.rpartition(": ")[2] in launcher.logs(handle, folder_of(run))
+
+
+def test_a_machine_deleted_by_hand_is_told(compute, launcher, launch):
+    run = launch("stand-in/beat")
+    handle = launcher.start(run)
+    at_work(run)
+    compute.delete_by_hand(MACHINE)
+    assert "somebody deleted it" in launcher.poll(handle).ended
+    launcher.cancel(handle)
+
+
+def test_a_program_that_hangs_is_ended_by_google(compute, launcher, launch):
+    compute.speed, compute.grace_s = 600.0, 0.1
+    run = launch("stand-in/hang", max_run_s=1800)
+    handle = launcher.start(run)
+    seen = ended(launcher, handle)
+    assert "after its longest run of 0:30:00" in seen.ended
+    assert compute.running() == []
+
+
+def test_a_cancel_ends_the_program_and_can_be_repeated(compute, launcher, launch):
+    run = launch("stand-in/beat")
+    handle = launcher.start(run)
+    at_work(run)
+    launcher.cancel(handle)
+    launcher.cancel(handle)
+    until(lambda: not compute.running())
+    heartbeat = folder_of(run).read("progress.json")
+    assert "sentinelle-run" not in compute.metadata_of(MACHINE)
+    assert folder_of(run).read("progress.json") == heartbeat
+
+
+def test_no_capacity_is_told_and_a_later_start_works(compute, launcher, launch):
+    compute.stockout(2)
+    run = launch("stand-in/succeed")
+    with pytest.raises(CloudError, match="another zone") as error:
+        launcher.start(run)
+    assert (error.value.reason, error.value.is_transient) == ("capacity", True)
+    compute.add_foreign(MACHINE)
+    with pytest.raises(CloudError, match="another zone"):
+        launcher.start(run)
+    assert ended(launcher, launcher.start(run)).ended.startswith("exit status 0")
+
+
+def test_no_capacity_that_is_known_late_ends_the_run(compute, launch):
+    compute.delay_s = 0.5
+    compute.stockout()
+    launcher = VmLauncher(wait_seconds=0.0, every=0.01)
+    handle = launcher.start(launch("stand-in/succeed"))
+    assert launcher.poll(handle).message == f"Starting the machine {MACHINE}"
+    assert "does not have enough resources" in ended(launcher, handle).ended
+
+
+def test_a_permission_that_is_revoked_in_mid_run_is_told(compute, launcher, launch):
+    run = launch("stand-in/beat")
+    handle = launcher.start(run)
+    at_work(run)
+    words = "Required 'compute.instances.get' permission for 'projects/test-project'"
+    compute.google.fault("GET .*/instances/", "PERMISSION_DENIED", words)
+    with pytest.raises(CloudError) as error:
+        launcher.poll(handle)
+    assert (error.value.reason, error.value.is_transient) == ("permission", False)
+    assert words in error.value.detail
+    assert "roles/compute.instanceAdmin.v1" in error.value.detail
+    launcher.cancel(handle)
+
+
+def test_a_clock_that_is_an_hour_off_changes_nothing(compute, launcher, launch):
+    compute.ahead_s = 3600.0
+    run = launch("stand-in/succeed")  # whose own clock is an hour slow
+    seen = ended(launcher, launcher.start(run))
+    assert seen.ended.startswith("exit status 0")
+    assert 0 < (seen.ended_at - seen.started_at).total_seconds() < 60

@@ -1,0 +1,304 @@
+"""The launcher of a Compute Engine machine: started for one run, off again when it ends.
+
+The machine's metadata says which run has it, and Google's fingerprint of the metadata decides
+between two runs that want it. What the machine does is in startup.sh; who else switches it off, in
+docs/machines.md.
+"""
+
+import logging
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple, Self
+from urllib.parse import parse_qs, urlencode
+
+import msgspec
+from django.conf import settings
+
+from deployments.gcp import machines
+from deployments.gcp.errors import CloudError
+from deployments.gcp.machines import Machine, OperationFailed, Place
+from engine.errors import ObjectMissing, StoreUnavailable
+from engine.store import Store, open_store
+from training.launchers.base import Launch, PlaceBusy, Seen, program_log
+from training.launchers.resources import VmResources
+from training.launchers.source import source_upload
+
+logger = logging.getLogger(__name__)
+SCRIPT = Path(__file__).with_name("startup.sh")
+OUTPUT = "log/output.txt"
+CONSOLE_LIMIT = 20_000
+# Attributes of the machine's metadata.
+RUN, FOLDER, ENV = "sentinelle-run", "sentinelle-folder", "sentinelle-env"
+IMAGE, SOURCE = "sentinelle-image", "sentinelle-source"
+MAX_RUN, KEEP = "sentinelle-max-run", "sentinelle-keep"
+ATTEMPTS = 3
+COMING = ("PROVISIONING", "STAGING")
+
+
+class Handle(NamedTuple):
+    """A run on a machine, as one text."""
+
+    place: Place
+    run: str
+    folder: str
+    operation: str
+    """What started it; empty if it was found started."""
+
+    def __str__(self) -> str:
+        more = {"run": self.run, "folder": self.folder, "operation": self.operation}
+        return f"{self.place.path}?{urlencode(more, safe='/:')}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        path, _, query = text.partition("?")
+        _, project, _, zone, _, name = path.split("/")
+        values = {key: found[0] for key, found in parse_qs(query).items()}
+        place = Place(project, zone, name)
+        return cls(place, values["run"], values["folder"], values.get("operation", ""))
+
+
+class VmLauncher:
+    """Starts the machine, or makes it, and looks at it.
+
+    Args:
+        wait_seconds: how long a worker waits for an operation of Google's before it lets go; the
+            operation goes on, and the next step finds what it did.
+        every: seconds between two looks at an operation.
+    """
+
+    is_attached = False
+    poll_seconds = 15.0
+
+    def __init__(self, wait_seconds: float = 30.0, every: float = 1.0) -> None:
+        self._wait_seconds, self._every = wait_seconds, every
+
+    def start(self, launch: Launch) -> str:
+        """Start the machine for the run, or find it started for it.
+
+        Raises:
+            PlaceBusy: another run has the machine, or it is on for another reason.
+            CloudError: Google refused; `capacity` when the zone has no such machine free.
+        """
+        resources = msgspec.convert(launch.resources, VmResources)
+        place = Place(resources.project, resources.zone, resources.machine)
+        for attempt in range(1, ATTEMPTS + 1):
+            machine = machines.find(place)
+            try:
+                if machine is None:
+                    operation = self._create(place, launch, resources)
+                elif _was_started_for(machine, launch):
+                    operation = ""
+                else:
+                    operation = self._take(machine, launch, resources)
+                return str(Handle(place, launch.run_id, launch.folder, operation))
+            except CloudError as error:
+                # Somebody made or changed the machine since we looked: look again.
+                if error.reason not in ("exists", "conflict") or attempt == ATTEMPTS:
+                    raise
+        raise AssertionError("unreachable")
+
+    def poll(self, handle: str) -> Seen:
+        """See whether the machine is on for the run, or how it went off."""
+        held = Handle.parse(handle)
+        machine = machines.find(held.place)
+        if machine is None or machine.status != "RUNNING":
+            try:
+                if held.operation and not machines.operation_done(held.place, held.operation):
+                    return Seen(message=f"Starting the machine {held.place.name}")
+            except OperationFailed as fault:
+                return Seen(ended=fault.detail)
+            except CloudError as error:
+                if error.reason != "not_found":  # Google forgets operations after some days
+                    raise
+            # What was seen may be of before the operation's end.
+            machine = machines.find(held.place)
+        if machine is None:
+            return Seen(
+                ended=f"the machine {held.place} is not there any more: somebody deleted it"
+            )
+        if machine.metadata.get(RUN) != held.run:
+            return Seen(ended=f"somebody took the machine {held.place} away from the run")
+        return _seen(machine, held)
+
+    def cancel(self, handle: str) -> None:
+        """Stop the machine and let go of it. Nothing happens when it is not there, or when it is
+        another run's by now."""
+        if not handle:
+            return
+        held = Handle.parse(handle)
+        machine = machines.find(held.place)
+        if machine is None or machine.metadata.get(RUN) != held.run:
+            return
+        if machine.is_on and machine.status != "STOPPING":
+            machines.stop(held.place)
+        try:
+            release(machine, held.run)
+        except CloudError as error:
+            # It is off, and the guard lets go of it later.
+            logger.warning("Run %s is over and keeps its machine: %s", held.run, error)
+
+    def logs(self, handle: str, folder: Store) -> str:
+        """Return the program's log, and while the machine is on what it wrote to its console."""
+        return program_log(folder) + (_console(Handle.parse(handle)) if handle else "")
+
+    def _create(self, place: Place, launch: Launch, resources: VmResources) -> str:
+        operation = machines.create(
+            place,
+            machine_type=resources.machine_type,
+            disk_gb=resources.disk_gb,
+            max_run_s=resources.max_run_s,
+            metadata=_attributes(launch, resources),
+            service_account=settings.TRAINING_SERVICE_ACCOUNT,
+        )
+        return self._come_up(place, operation)
+
+    def _take(self, machine: Machine, launch: Launch, resources: VmResources) -> str:
+        """Start a machine that is off, once it is ours."""
+        place = machine.place
+        _refuse_taken(machine, launch.run_id)
+        changes: dict[str, str | None] = {IMAGE: None, SOURCE: None, KEEP: None}
+        self._wait(place, machines.set_metadata(machine, changes | _attributes(launch, resources)))
+        if machine.labels.get(machines.LABEL) != machines.LABEL_VALUE:
+            self._wait(place, machines.set_label(machine))
+        if machine.machine_type != resources.machine_type:
+            self._wait(place, machines.set_machine_type(machine, resources.machine_type))
+        self._wait(place, machines.set_time_limit(machine, resources.max_run_s))
+        return self._come_up(place, machines.start(place))
+
+    def _wait(self, place: Place, operation: str) -> None:
+        machines.wait(place, operation, self._wait_seconds, self._every)
+
+    def _come_up(self, place: Place, operation: str) -> str:
+        """Wait a moment for a start, which says after seconds that there is no capacity."""
+        try:
+            self._wait(place, operation)
+        except machines.StillGoesOn:
+            logger.info("The machine %s takes its time to start", place)
+        return operation
+
+
+def release(machine: Machine, run: str) -> None:
+    """Take a run's name off a machine, so that another can have it. Nothing happens when the
+    machine is another run's.
+
+    Raises CloudError.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        if machine.metadata.get(RUN) != run:
+            return
+        try:
+            machines.set_metadata(machine, dict.fromkeys((RUN, FOLDER, ENV, IMAGE, SOURCE)))
+            return
+        except CloudError as error:
+            if error.reason != "conflict" or attempt == ATTEMPTS:
+                raise
+        machine = machines.describe(machine.place)
+
+
+def _was_started_for(machine: Machine, launch: Launch) -> bool:
+    """Whether the machine is on for this run already, or was: then nothing is started again."""
+    if machine.metadata.get(RUN) != launch.run_id:
+        return False
+    if machine.status in (*COMING, "RUNNING"):
+        return True
+    return open_store(launch.folder).exists("claim.json")
+
+
+def _refuse_taken(machine: Machine, run: str) -> None:
+    holder = machine.metadata.get(RUN)
+    if holder and holder != run and not _has_report(machine.metadata):
+        raise PlaceBusy(
+            f"The machine {machine.place} has the run {holder}; this one waits until it is free."
+        )
+    if machine.status != "TERMINATED":
+        raise PlaceBusy(
+            f"The machine {machine.place} is {machine.status} for no run; this one waits until it "
+            f"is off (manage.py vm stop)."
+        )
+
+
+def _has_report(metadata: Mapping[str, str]) -> bool:
+    """Whether the run that the machine is said to have is over."""
+    folder = metadata.get(FOLDER, "")
+    try:
+        return bool(folder) and open_store(folder).exists("report.json")
+    except StoreUnavailable:
+        return False
+
+
+def _attributes(launch: Launch, resources: VmResources) -> dict[str, str]:
+    """The metadata that startup.sh reads."""
+    environment = {
+        "DATA_DIR": settings.DATA_DIR,
+        "ARTIFACTS_DIR": settings.ARTIFACTS_DIR,
+        "BUCKET_NAME": settings.BUCKET_NAME,
+        "VERSION": launch.version,
+    }
+    program = (
+        {IMAGE: resources.image} if resources.image else {SOURCE: source_upload(launch.folder)}
+    )
+    return program | {
+        "startup-script": SCRIPT.read_text(),
+        RUN: launch.run_id,
+        FOLDER: launch.folder,
+        ENV: "".join(f"{name}={value}\n" for name, value in environment.items()),
+        MAX_RUN: str(resources.max_run_s),
+    }
+
+
+def _seen(machine: Machine, held: Handle) -> Seen:
+    name = machine.place.name
+    if machine.status == "TERMINATED":
+        return Seen(
+            ended=_end_in_words(machine, held),
+            started_at=machine.started_at,
+            ended_at=machine.stopped_at,
+        )
+    if machine.status in ("SUSPENDING", "SUSPENDED"):
+        return Seen(ended=f"somebody suspended the machine {machine.place}")
+    if machine.status in COMING:
+        return Seen(message=f"Starting the machine {name}")
+    if machine.status == "RUNNING":
+        return Seen(started_at=machine.started_at)
+    return Seen(message=f"The machine {name} is {machine.status}", started_at=machine.started_at)
+
+
+def _end_in_words(machine: Machine, held: Handle) -> str:
+    words = _last_words(open_store(held.folder))
+    if words:
+        return words
+    if machine.started_at and machine.stopped_at and machine.max_run_s:
+        limit = timedelta(seconds=machine.max_run_s)
+        if machine.stopped_at - machine.started_at >= limit:
+            return f"Google stopped the machine {machine.place} after its longest run of {limit}"
+    return (
+        f"the machine {machine.place} went off and its program said nothing: somebody stopped it, "
+        f"or it crashed. Google's log of it: {machines.console_address(machine.place)}"
+    )
+
+
+def _last_words(folder: Store) -> str:
+    """How the start-up script says that the program ended, “exit status 1: what was printed last”;
+    empty if it had no time to."""
+    try:
+        lines = folder.read(OUTPUT).decode(errors="replace").split("\n")
+    except ObjectMissing:
+        return ""
+    lines = [line.removeprefix("sentinelle: ") for line in lines if line.strip()]
+    if not lines or not lines[-1].startswith("exit status "):
+        return ""
+    return ": ".join(lines[:-3:-1])
+
+
+def _console(held: Handle) -> str:
+    """What the machine printed since it began with the run."""
+    try:
+        machine = machines.find(held.place)
+        if machine is None or machine.status != "RUNNING" or machine.metadata.get(RUN) != held.run:
+            return ""
+        text, _ = machines.console(held.place)
+    except CloudError as error:
+        return f"\nThe console of the machine can't be read: {error}\n"
+    _, mark, printed = text.rpartition(f"sentinelle: Run {held.run}")
+    return f"\nOn the console of {held.place.name}:\n{(mark + printed)[-CONSOLE_LIMIT:]}"
