@@ -179,6 +179,16 @@ def translated(what: str, *, project: str = "", region: str = "") -> Iterator[No
         raise cloud_error(what, str(error), status=401, project=project, region=region) from error
 
 
+@contextmanager
+def missing_accepted() -> Iterator[None]:
+    """Go on after the block when what it asks for is not there."""
+    try:
+        yield
+    except CloudError as error:
+        if error.reason != "not_found":
+            raise
+
+
 def cloud_error(
     what: str,
     words: str,

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from deployments.gcp import clients
-from deployments.gcp.errors import CloudError, translated
+from deployments.gcp.errors import CloudError, missing_accepted, translated
 from deployments.gcp.run_jobs import (
     CALL_SECONDS,
     RUN_VARIABLE,
@@ -53,7 +53,9 @@ def execution_find(name: JobName, run_id: str) -> ExecutionInfo | None:
     latest = _latest(name)
     if latest is not None and latest.run_id == run_id:
         return latest
-    return next((found for found in execution_list(name) if found.run_id == run_id), None)
+    with missing_accepted():
+        return next((found for found in execution_list(name) if found.run_id == run_id), None)
+    return None
 
 
 def execution_list(name: JobName) -> Iterator[ExecutionInfo]:
@@ -103,13 +105,10 @@ def _ended_meanwhile(execution: str, error: CloudError) -> bool:
 
 
 def _latest(name: JobName) -> ExecutionInfo | None:
-    try:
+    with missing_accepted():
         latest = job_describe(name).latest_execution
         return execution_get(latest) if latest else None
-    except CloudError as error:
-        if error.reason != "not_found":
-            raise
-        return None
+    return None
 
 
 def _execution(found: Any) -> ExecutionInfo:

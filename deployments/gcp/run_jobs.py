@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 from deployments.gcp import clients
-from deployments.gcp.errors import CloudError, cloud_error, translated
+from deployments.gcp.errors import CloudError, cloud_error, missing_accepted, translated
 from deployments.gcp.limits import check_job, format_memory, parse_memory
 
 LABELS = {"sentinelle": "training"}
@@ -140,8 +140,8 @@ def job_create(name: JobName, spec: JobSpec) -> JobInfo:
         operation = clients.run_jobs().create_job(
             parent=name.parent, job=job, job_id=name.job, timeout=CALL_SECONDS
         )
-    _wait(what, name, operation)
-    return job_describe(name)
+        generation = operation.metadata.generation
+    return _wait(what, name, generation)
 
 
 def job_update(name: JobName, spec: JobSpec) -> tuple[JobInfo, list[Change]]:
@@ -160,16 +160,20 @@ def job_update(name: JobName, spec: JobSpec) -> tuple[JobInfo, list[Change]]:
     what = f"Updating the job {name.job}"
     with translated(what, project=name.project, region=name.region):
         operation = clients.run_jobs().update_job(job=job, timeout=CALL_SECONDS)
-    _wait(what, name, operation)
-    return job_describe(name), changes
+        generation = operation.metadata.generation
+    return _wait(what, name, generation), changes
 
 
 def job_delete(name: JobName) -> None:
     """Delete the job with its executions; those that run are cancelled."""
     what = f"Deleting the job {name.job}"
     with translated(what, project=name.project, region=name.region):
-        operation = clients.run_jobs().delete_job(name=name.full, timeout=CALL_SECONDS)
-    _wait(what, name, operation)
+        clients.run_jobs().delete_job(name=name.full, timeout=CALL_SECONDS)
+    deadline = time.monotonic() + READY_SECONDS
+    with missing_accepted():
+        while True:
+            _job(name)
+            _sleep_until(deadline, what)
 
 
 def job_run(
@@ -319,23 +323,29 @@ def _mib(text: str) -> int:
     return parse_memory(text)
 
 
-def _wait(what: str, name: JobName, operation: Any) -> None:
-    """Wait until a job's operation is done, which takes seconds."""
+def _wait(what: str, name: JobName, generation: int) -> JobInfo:
+    """The job once Cloud Run has made it what was asked, which takes seconds.
+
+    The job itself tells; to ask for its operation takes a right in the whole project.
+    """
     deadline = time.monotonic() + READY_SECONDS
     while True:
-        with translated(what, project=name.project, region=name.region):
-            found = clients.run_jobs().get_operation(
-                {"name": operation.operation.name}, timeout=CALL_SECONDS
-            )
-        if found.done:
+        job = _job(name)
+        if not job.reconciling and job.observed_generation >= generation:
             break
-        if time.monotonic() > deadline:
-            raise CloudError(
-                f"{what}: Google has not finished it within {READY_SECONDS:.0f} s. It is looked "
-                "at again.",
-                is_transient=True,
-                reason="network",
-            )
-        time.sleep(READY_POLL_SECONDS)
-    if found.HasField("error"):
-        raise cloud_error(what, found.error.message, project=name.project, region=name.region)
+        _sleep_until(deadline, what)
+    info = _info(job)
+    if info.problem:
+        raise cloud_error(what, info.problem, project=name.project, region=name.region)
+    return info
+
+
+def _sleep_until(deadline: float, what: str) -> None:
+    if time.monotonic() > deadline:
+        raise CloudError(
+            f"{what}: Google has not finished it within {READY_SECONDS:.0f} s. It is looked at "
+            "again.",
+            is_transient=True,
+            reason="network",
+        )
+    time.sleep(READY_POLL_SECONDS)

@@ -141,6 +141,9 @@ class RunApi:
         self.google: GoogleServer | None = None
         """The server that has this API, once it has."""
         self.lock = threading.RLock()
+        self.ready_reads = 1
+        """How often a job is read until it is what was asked."""
+        self._unready: dict[str, int] = {}
         self._lags: dict[str, int] = {}
         self._operations: dict[str, tuple[Any, Callable[[], Any]]] = {}
         job, execution = rf"({PLACE}/jobs/[^/:]+)", rf"({PLACE}/jobs/[^/:]+/executions/[^/:]+)"
@@ -268,7 +271,8 @@ class RunApi:
         _check(job)
         image = job.template.template.containers[0].image
         job.generation += 1
-        job.observed_generation = job.generation
+        job.reconciling = True
+        self._unready[job.name] = self.ready_reads
         job.etag, job.update_time = f'"{uuid.uuid4().hex}"', _now()
         found = self.has_image(image)
         message = "" if found else f"Image '{image}' not found."
@@ -285,7 +289,12 @@ class RunApi:
         return _json(run_v2.ListJobsResponse(jobs=page, next_page_token=token))
 
     def _get_job(self, call: Call) -> Any:
-        return _json(self._job(call.match[1]))
+        job = self._job(call.match[1])
+        answer = _json(job)
+        self._unready[job.name] -= 1
+        if self._unready[job.name] <= 0:
+            job.reconciling, job.observed_generation = False, job.generation
+        return answer
 
     def _delete(self, call: Call) -> Any:
         job = self._job(call.match[1])

@@ -5,6 +5,7 @@ version) is given to its execution alone. Which execution is whose is written in
 itself, so any worker finds it again, whatever the one before it died of.
 """
 
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,7 +21,6 @@ from deployments.gcp.executions import (
 )
 from deployments.gcp.logs import Line, execution_lines
 from deployments.gcp.run_jobs import JobName, JobSpec, job_ensure, job_run, short
-from engine.errors import ObjectMissing
 from engine.store import Store, open_store
 from training.launchers.base import Launch, Seen, program_log
 from training.launchers.resources import JOB_SIZE, CloudRunResources, read_resources
@@ -30,6 +30,7 @@ from training.pipeline.run_folder import REPORT
 ASKED = "asked.txt"
 # A started execution is in Google's lists within this time.
 SETTLED = timedelta(seconds=60)
+LOOKS = 5
 GONE = "its execution is not at Cloud Run any more: someone has deleted it, or its job"
 
 
@@ -38,12 +39,15 @@ class CloudRunLauncher:
 
     is_attached = False
     poll_seconds = 10.0
+    look_seconds = 1.0
+    """Between two looks for an execution whose name was not learnt."""
 
     def start(self, launch: Launch) -> str:
         """Start an execution, or find the one there is; its full name.
 
-        An answer that was lost may belong to an execution that no list has yet: for a minute none
-        is started beside it, and a transient CloudError says so.
+        Who asks leaves a note in the run folder first. While it is fresh, nobody else asks: the
+        execution may be there and in no list yet. Then it is looked for, and a transient CloudError
+        says that it was not found yet.
         """
         resources = read_resources("cloud-run", launch.resources)
         assert isinstance(resources, CloudRunResources)
@@ -51,10 +55,10 @@ class CloudRunLauncher:
         found = execution_find(name, launch.run_id)
         if found is not None:
             return found.name
-        folder = open_store(launch.folder)
-        _wait_for_answer(folder)
         job, _ = job_ensure(name, *_specs(resources))
-        folder.write(ASKED, datetime.now(UTC).isoformat().encode())
+        folder = open_store(launch.folder)
+        if not _may_ask(folder):
+            return self._found_later(name, launch.run_id)
         try:
             return job_run(
                 name,
@@ -67,6 +71,19 @@ class CloudRunLauncher:
                 # Refused: there is nothing to look for.
                 folder.delete(ASKED)
             raise
+
+    def _found_later(self, name: JobName, run_id: str) -> str:
+        for _ in range(LOOKS):
+            found = execution_find(name, run_id)
+            if found is not None:
+                return found.name
+            time.sleep(self.look_seconds)
+        raise CloudError(
+            "Cloud Run was asked for an execution, and its answer was lost. The execution is "
+            f"looked for during {SETTLED.total_seconds():.0f} s before another is started.",
+            is_transient=True,
+            reason="network",
+        )
 
     def poll(self, handle: str) -> Seen:
         """See how the execution is doing: by its counts, in Google's words."""
@@ -122,20 +139,15 @@ def _specs(resources: CloudRunResources) -> tuple[JobSpec, JobSpec]:
     return new._replace(**kept), new
 
 
-def _wait_for_answer(folder: Store) -> None:
-    """Raises CloudError while an execution may be there that can't be seen yet."""
-    try:
-        asked = datetime.fromisoformat(folder.read(ASKED).decode())
-    except ObjectMissing:
-        return
-    until = asked + SETTLED
-    if datetime.now(UTC) < until:
-        raise CloudError(
-            f"Cloud Run was asked for an execution at {asked:%H:%M:%S} UTC and its answer was "
-            f"lost. It is looked for until {until:%H:%M:%S} UTC before another is started.",
-            is_transient=True,
-            reason="network",
-        )
+def _may_ask(folder: Store) -> bool:
+    """Note that Google is asked for an execution now; False while an earlier note is fresh."""
+    now = datetime.now(UTC)
+    if folder.create_if_absent(ASKED, now.isoformat().encode()):
+        return True
+    if now < datetime.fromisoformat(folder.read(ASKED).decode()) + SETTLED:
+        return False
+    folder.write(ASKED, now.isoformat().encode())
+    return True
 
 
 def _end(found: ExecutionInfo) -> str:

@@ -11,6 +11,7 @@ from deployments.gcp.logs import execution_lines
 from deployments.gcp.run_jobs import JobName, JobSpec
 from engine.store import open_store
 from tests.google.runs import PROJECT, REGION
+from tests.training.launchers.conformance import LauncherConformance, Place
 from training.launchers import cloud_run
 from training.launchers.base import Launch
 from training.launchers.cloud_run import CloudRunLauncher
@@ -22,7 +23,7 @@ SLEEP = "import time; print('on', flush=True); time.sleep(60)"
 
 
 @pytest.fixture(autouse=True)
-def place(google_run, settings):
+def configuration(google_run, settings):
     settings.TRAINING_IMAGE = IMAGE
     settings.TRAINING_SERVICE_ACCOUNT = "trainer@test-project.iam.gserviceaccount.com"
     settings.BUCKET_NAME = "b"
@@ -57,8 +58,37 @@ def launch(tmp_path, program):
 
 
 @pytest.fixture
-def launcher():
+def launcher(monkeypatch):
+    monkeypatch.setattr(CloudRunLauncher, "look_seconds", 0.01)
     return CloudRunLauncher()
+
+
+class CloudRunPlace(Place):
+    unknown_handle = f"{NAME.full}/executions/nobody-knows-it"
+
+    def __init__(self, google_run, runs):
+        resources = msgspec.to_builtins(resources_for("cloud-run"))
+        super().__init__(CloudRunLauncher(), runs, resources)
+        self.google_run = google_run
+
+    def another_launcher(self):
+        return CloudRunLauncher()
+
+    def kill_machine(self, handle):
+        with self.google_run.lock:
+            task, container = self.google_run.tasks[handle], self.google_run.tasks[handle].container
+            task.cancelled = True
+            container.kill()
+            del self.google_run.executions[handle]
+
+
+class TestCloudRun(LauncherConformance):
+    @pytest.fixture
+    def place(self, google_run, launcher, tmp_path, monkeypatch):
+        google_run.grace = 0.3
+        command = ("python", "-m", "tests.training.launchers.program")
+        monkeypatch.setattr(run_jobs, "COMMAND", command)
+        return CloudRunPlace(google_run, str(tmp_path))
 
 
 def ended(google_run, launcher, handle):
@@ -115,7 +145,7 @@ def test_an_execution_that_no_list_has_yet_is_waited_for(
     google_run, launcher, launch, program, monkeypatch
 ):
     program(SLEEP)
-    google_run.list_lag = 2
+    google_run.list_lag = cloud_run.LOOKS + 2
     google_run.google.fault("POST .*:run", "late")
     with pytest.raises(CloudError):
         launcher.start(launch())
