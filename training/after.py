@@ -9,6 +9,7 @@ from django.conf import settings
 from django.db.models import Q
 
 from deployments.gcp.errors import CloudError
+from training.conclusions import run_conclude
 from training.launchers import launcher_named
 from training.models import TrainingRun
 from training.run_costs import book_cost
@@ -17,7 +18,7 @@ from training.transitions import ENDED, note
 logger = logging.getLogger(__name__)
 
 Hook = Callable[[TrainingRun, datetime], None]
-HOOKS: tuple[Hook, ...] = (book_cost,)
+HOOKS: tuple[Hook, ...] = (book_cost, run_conclude)
 """What else is done with a run that has ended, in order. A hook that raises, or whose worker dies,
 is called again, with those before it: each finds what it has done already."""
 

@@ -1,0 +1,119 @@
+"""What is done with the version of a run that has ended: keep it, propose it, or promote it.
+
+A hook of `after.py`: it may be called again when its worker died, and finds in the history of
+promotions what it did before.
+"""
+
+import logging
+from datetime import datetime
+
+from django.db import transaction
+
+from deployments import selectors
+from deployments.gates import Gate, gate
+from deployments.models import CHALLENGER, CHAMPION, ModelVersion, PromotionEvent
+from deployments.selectors import LivePointer
+from deployments.services import promote, version_propose
+from engine.errors import RegistryMoved, SentinelleError
+from training.models import (
+    RetrainingSchedule,
+    RunState,
+    ScheduleEvent,
+    ScheduleEventKind,
+    Then,
+    TrainingRun,
+)
+from training.transitions import note
+
+logger = logging.getLogger(__name__)
+# People may move the champion while a bundle is verified: the version is then compared anew.
+ATTEMPTS = 3
+DONE = {CHAMPION: "Promoted", CHALLENGER: "Proposed"}
+
+
+def run_conclude(run: TrainingRun, now: datetime) -> None:
+    """Do with the version of an ended run what was asked for, once, and tell its schedule."""
+    version = run.model_version if run.state == RunState.SUCCEEDED else None
+    told = "" if version is None else _conclude(run, version)
+    with transaction.atomic():
+        if told and not run.events.filter(message=told).exists():
+            note(run.pk, told, _actor(run), now)
+        if run.schedule is not None:
+            _tell_schedule(run.schedule, run, told, now)
+
+
+def _conclude(run: TrainingRun, version: ModelVersion) -> str:
+    """Do it, and say what was done; empty when the version is only to be kept."""
+    if run.then == Then.KEEP:
+        return ""
+    done = PromotionEvent.objects.filter(to_version=version).first()
+    if done is not None:
+        return _told(done)
+    if not version.deployable:
+        return "Kept, not proposed: it was trained on a sample."
+    try:
+        return _told(_move(run, version))
+    except SentinelleError as error:
+        logger.warning("Run %s: its version was kept: %s", run.pk, error)
+        return f"Kept, not {run.then}d: {error.detail}"
+
+
+def _move(run: TrainingRun, version: ModelVersion) -> PromotionEvent:
+    """Promote the version if that was asked for and the gate is open, else propose it."""
+    for _ in range(ATTEMPTS):
+        live = selectors.live_pointer(run.model.name)
+        found = gate(version, live.version)
+        if run.then != Then.PROMOTE or not found.open:
+            break
+        words = _words(found)
+        if live.rule_set != version.rule_set:
+            words += (
+                f" It was not promoted by itself: its thresholds were tuned with the rule set "
+                f"“{version.rule_set.name}”, and “{live.rule_set.name}” serves."
+            )
+            return version_propose(version=version, actor=_actor(run), reason=words)
+        try:
+            return _promote(run, version, live, words)
+        except RegistryMoved:
+            continue
+    return version_propose(version=version, actor=_actor(run), reason=_words(found))
+
+
+def _promote(
+    run: TrainingRun, version: ModelVersion, live: LivePointer, words: str
+) -> PromotionEvent:
+    return promote(
+        model=run.model,
+        version=version.version,
+        actor=_actor(run),
+        reason=words,
+        seen_champion=live.version.version if live.version else "",
+    )
+
+
+def _words(found: Gate) -> str:
+    return f"{found.title}. {found.reason}"
+
+
+def _told(event: PromotionEvent) -> str:
+    return f"{DONE[event.alias]}. {event.reason}"
+
+
+def _actor(run: TrainingRun) -> str:
+    """Who acts, for the history: the schedule, or who asked for the run."""
+    return f"schedule {run.schedule.name}" if run.schedule else run.requested_by or "training"
+
+
+def _tell_schedule(
+    schedule: RetrainingSchedule, run: TrainingRun, told: str, now: datetime
+) -> None:
+    if schedule.events.filter(run=run, kind=ScheduleEventKind.ENDED).exists():
+        return
+    name = f"v{run.version}"
+    failure = "" if run.state == RunState.SUCCEEDED else f"{name} {run.state}. {run.error}".strip()
+    message = failure or f"{name}: {told or 'Kept.'}"
+    ScheduleEvent.objects.create(
+        schedule=schedule, kind=ScheduleEventKind.ENDED, run=run, at=now, message=message
+    )
+    if failure:
+        RetrainingSchedule.objects.filter(pk=schedule.pk).update(message=failure, message_at=now)
