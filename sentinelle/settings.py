@@ -250,7 +250,7 @@ CELERY_BEAT_SCHEDULE = {
     "step-due-runs": {
         "task": "training.tasks.step_due_runs",
         "schedule": 5.0,
-        "options": {"expires": 5.0},
+        "options": {"expire_seconds": 5},
     },
 }
 

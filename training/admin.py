@@ -16,9 +16,10 @@ from django.urls import path, reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
-from deployments.admin.base import ReadOnlyAdmin, badge
+from deployments.admin.base import ReadOnlyAdmin
 from engine.errors import InvalidDataset, RunRefused, StoreUnavailable
 from training import selectors, services
+from training.badges import state_badge
 from training.forms import TrainForm
 from training.metrics import percent
 from training.models import ACTIVE, Dataset, RunState, TrainingRun
@@ -26,15 +27,9 @@ from training.options import describe_options
 from training.pipeline.spec import decode_options
 from training.report import remedy, report_context
 from training.report_file import report_html
+from training.schedule_admin import RetrainingScheduleAdmin
 
-STATE_KINDS = {
-    RunState.QUEUED: "quiet",
-    RunState.STARTING: "active",
-    RunState.RUNNING: "active",
-    RunState.SUCCEEDED: "good",
-    RunState.FAILED: "bad",
-    RunState.CANCELLED: "quiet",
-}
+__all__ = ["DatasetAdmin", "RetrainingScheduleAdmin", "TrainingRunAdmin"]
 
 
 @admin.register(Dataset)
@@ -403,13 +398,6 @@ class TrainingRunAdmin(ReadOnlyAdmin):
             **context,
         }
         return TemplateResponse(request, f"admin/training/trainingrun/{template}.html", context)
-
-
-def state_badge(run: TrainingRun) -> str:
-    """The run's state as a label."""
-    if run.is_active and run.cancel_requested_at is not None:
-        return badge("Cancelling", "warn")
-    return badge(run.get_state_display(), STATE_KINDS[RunState(run.state)], run.error)
 
 
 def _moment(at: datetime | None, by: str = "") -> str:

@@ -106,9 +106,6 @@ class TrainingRun(models.Model):
         "RetrainingSchedule", null=True, blank=True, on_delete=models.PROTECT, related_name="runs"
     )
     then = models.CharField(max_length=16, choices=Then.choices, default=Then.KEEP)
-    concluded_at = models.DateTimeField(
-        null=True, blank=True, help_text="When what comes after it was done"
-    )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     enqueued_at = models.DateTimeField(
         default=timezone.now, help_text="When its message was last sent; messages can be lost"
@@ -284,13 +281,11 @@ class RetrainingSchedule(models.Model):
                 fields=["name"],
                 condition=Q(deleted_at__isnull=True),
                 name="schedule_unique",
-                violation_error_message="There is already a schedule of this name.",
             ),
             models.CheckConstraint(
                 condition=Q(dataset__isnull=False, days__isnull=True)
                 | Q(dataset__isnull=True, days__isnull=False),
                 name="schedule_has_one_source",
-                violation_error_message="Choose a data set, or a number of days of traffic.",
             ),
         ]
 

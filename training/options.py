@@ -160,6 +160,16 @@ def describe_options(options: Options) -> list[tuple[str, str]]:
     return pairs
 
 
+def written_options(options: Options) -> dict[str, Any]:
+    """The values that `read_options` would read as these, without what is the default."""
+    values = {}
+    for field in FIELDS:
+        value = _at(options, field.path)
+        if value != _at(DEFAULTS, field.path):
+            values[field.name] = _REWRITERS.get(field.name, _same)(value)
+    return values
+
+
 def _refuse_halves(values: Mapping[str, Any]) -> None:
     """Some options mean something only together, or only apart."""
     for needed, by in (
@@ -270,4 +280,9 @@ _WRITERS: dict[str, Any] = {
     **dict.fromkeys(
         ("train_from", "train_until", "validate_until", "test_until", "cut_off"), _moment
     ),
+}
+_REWRITERS: dict[str, Any] = {
+    "label_delay": format_duration,
+    "memory_limit": "{}MB".format,
+    "without": ",".join,
 }

@@ -26,7 +26,8 @@ from kombu.exceptions import OperationalError as BrokerError
 from engine.errors import FieldError, RunRefused, SentinelleError, StoreUnavailable
 from training import selectors, services
 from training.crontab import FIELDS, read_crontab
-from training.launchers.resources import KINDS
+from training.launchers.choose import AUTO
+from training.launchers.resources import resources_for
 from training.models import (
     ACTIVE,
     Dataset,
@@ -39,7 +40,7 @@ from training.pipeline.spec import decode_options
 
 logger = logging.getLogger(__name__)
 TASK = "training.tasks.run_schedule"
-AUTO = "auto"
+NAME_TAKEN = "There is already a schedule of this name."
 # A message of beat that waited for longer is of no use: the next look finds what is due.
 EXPIRE_SECONDS = 60
 # Someone else may register the version that we were about to take.
@@ -145,8 +146,7 @@ def _save(schedule: RetrainingSchedule) -> None:
             entry.save()
     except IntegrityError:
         # Another request took the name between our look and our insert.
-        message = "There is already a schedule of this name."
-        raise ScheduleRefused(message, [FieldError("name", message)]) from None
+        raise ScheduleRefused(NAME_TAKEN, [FieldError("name", NAME_TAKEN)]) from None
     if schedule.periodic_task_id != entry.pk:
         schedule.periodic_task = entry
         schedule.save(update_fields=["periodic_task"])
@@ -154,22 +154,28 @@ def _save(schedule: RetrainingSchedule) -> None:
 
 def _faults(schedule: RetrainingSchedule) -> list[FieldError]:
     faults = []
+    others = RetrainingSchedule.objects.filter(deleted_at=None).exclude(pk=schedule.pk)
+    if others.filter(name=schedule.name).exists():
+        faults.append(FieldError("name", NAME_TAKEN))
+    if (schedule.dataset is None) == (schedule.days is None):
+        faults.append(FieldError("days", "Give a number of days of traffic, or choose a data set."))
     try:
         if not read_crontab(schedule.crontab, schedule.time_zone).upcoming(timezone.now(), 1):
             faults.append(FieldError("crontab", "No day of the next eight years is like that."))
     except ValueError as error:
         field = "time_zone" if "time zone" in str(error) else "crontab"
         faults.append(FieldError(field, str(error)))
-    if schedule.launcher not in (*KINDS, AUTO):
-        there = ", ".join((*KINDS, AUTO))
-        message = f"There is no launcher “{schedule.launcher}”; there is {there}."
-        faults.append(FieldError("launcher", message))
+    if schedule.launcher != AUTO:
+        try:
+            resources_for(schedule.launcher, schedule.resources)
+        except RunRefused as refusal:
+            faults += refusal.errors or [FieldError("launcher", refusal.detail)]
     try:
-        schedule.full_clean(exclude=["periodic_task"])
+        schedule.full_clean(exclude=["periodic_task"], validate_constraints=False)
     except ValidationError as invalid:
         told = {fault.field for fault in faults}
         faults += [
-            FieldError("" if field == "__all__" else field, " ".join(messages))
+            FieldError(field, " ".join(messages))
             for field, messages in invalid.message_dict.items()
             if field not in told
         ]

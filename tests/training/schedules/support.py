@@ -29,6 +29,6 @@ def run_due(schedule: RetrainingSchedule, now: datetime, worker: str = "one") ->
     return schedules.schedule_run_due(schedule.pk, now=now, worker=worker)
 
 
-def end_runs(state: RunState = RunState.FAILED) -> None:
+def end_runs(state: str = RunState.FAILED) -> None:
     """As if their programs had ended."""
     TrainingRun.objects.filter(state=RunState.QUEUED).update(state=state)

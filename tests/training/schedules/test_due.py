@@ -155,7 +155,7 @@ def test_beat_has_an_entry_as_long_as_there_is_a_schedule(fraud):
         ({"time_zone": "Mars"}, "time_zone", "no time zone “Mars”"),
         ({"name": "Nightly run"}, "name", "lower-case"),
         ({"launcher": "moon"}, "launcher", "no launcher “moon”"),
-        ({"dataset": None}, "", "Choose a data set"),
+        ({"dataset": None}, "days", "or choose a data set"),
         ({"days": 0, "dataset": None}, "days", "greater than or equal to 1"),
         ({"then": "burn"}, "then", "not a valid choice"),
     ],
