@@ -24,6 +24,7 @@ from django_celery_beat.models import CrontabSchedule, PeriodicTask
 from kombu.exceptions import OperationalError as BrokerError
 
 from engine.errors import FieldError, RunRefused, SentinelleError, StoreUnavailable
+from engine.features.catalogue import LABEL_DELAY
 from training import selectors, services
 from training.crontab import FIELDS, read_crontab
 from training.launchers.choose import AUTO
@@ -37,9 +38,11 @@ from training.models import (
     TrainingRun,
 )
 from training.pipeline.spec import decode_options
+from training.snapshots import snapshot_create
 
 logger = logging.getLogger(__name__)
 TASK = "training.tasks.run_schedule"
+TRAFFIC = "traffic"
 NAME_TAKEN = "There is already a schedule of this name."
 # A message of beat that waited for longer is of no use: the next look finds what is due.
 EXPIRE_SECONDS = 60
@@ -255,6 +258,8 @@ def _start(
             rules=schedule.rule_set.name if schedule.rule_set else None,
             seed=schedule.seed,
             options=decode_options(schedule.options),
+            launcher=schedule.launcher,
+            resources=schedule.resources,
             requested_by=schedule.requested_by or f"schedule {schedule.name}",
             schedule=schedule,
             then=schedule.then,
@@ -267,8 +272,22 @@ def _start(
 
 def _snapshot(schedule: RetrainingSchedule, due: datetime) -> Dataset:
     """The data set of the days before `due`, with the labels that were known then: the same
-    whenever it is made, so one that a worker left behind is used."""
-    raise RunRefused(f"{schedule.name}: recorded traffic until {due} can not be read yet.")
+    whenever it is made, so one that a worker left behind is used.
+
+    Raises InvalidDataset.
+    """
+    name = f"{schedule.name}-{schedule.days}d-{due:%Y%m%d-%H%M%S}"
+    made = Dataset.objects.filter(name=name, preset=TRAFFIC).first()
+    if made is not None:
+        return made
+    delay = decode_options(schedule.options).label_delay_us
+    return snapshot_create(
+        name=name,
+        days=schedule.days,
+        as_of=due,
+        label_delay=LABEL_DELAY if delay is None else delay,
+        model=schedule.model.name,
+    )
 
 
 def _settle(schedule: RetrainingSchedule, due: datetime, *, message: str, now: datetime) -> bool:
