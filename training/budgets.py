@@ -21,7 +21,7 @@ from training.models import ACTIVE, TrainingRun
 
 # Runs are created one after another while a budget may refuse them.
 _LOCK = 1_129_270_100
-_ZERO = Value(Decimal(0), output_field=DecimalField())
+ZERO = Value(Decimal(0), output_field=DecimalField())
 
 
 class Spent(NamedTuple):
@@ -67,8 +67,8 @@ def spent(month: date, now: datetime) -> Spent:
     known = Coalesce("cost_usd", "estimated_cost_usd")
     ended = ~Q(state__in=ACTIVE)
     sums = runs_of(month, now).aggregate(
-        actual=Coalesce(Sum(known, filter=ended), _ZERO),
-        expected=Coalesce(Sum("estimated_cost_usd", filter=~ended), _ZERO),
+        actual=Coalesce(Sum(known, filter=ended), ZERO),
+        expected=Coalesce(Sum("estimated_cost_usd", filter=~ended), ZERO),
         unknown=Count("pk", filter=Q(cost_usd=None, estimated_cost_usd=None)),
     )
     return Spent(sums["actual"], sums["expected"], sums["unknown"])
