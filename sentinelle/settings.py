@@ -56,7 +56,7 @@ _STORE = f"gs://{BUCKET_NAME}" if BUCKET_NAME else ""
 ARTIFACTS_DIR = env_location(
     "ARTIFACTS_DIR", f"{_STORE}/artifacts" if _STORE else str(HOME.artifacts)
 )
-DATA_DIR = str(env_path("DATA_DIR", HOME.data))
+DATA_DIR = env_location("DATA_DIR", f"{_STORE}/data" if _STORE else str(HOME.data))
 RUNS_DIR = env_location("RUNS_DIR", f"{_STORE}/runs" if _STORE else str(HOME.runs))
 # How far ahead of this server's clock a transaction may be dated (docs/api.md).
 MAX_CLOCK_AHEAD_SECONDS = 300

@@ -20,6 +20,7 @@ from deployments.admin.base import ReadOnlyAdmin
 from engine.errors import InvalidDataset, RunRefused, StoreUnavailable
 from training import selectors, services
 from training.badges import state_badge
+from training.datasets import dataset_delete
 from training.forms import TrainForm
 from training.metrics import percent
 from training.models import ACTIVE, Dataset, RunState, TrainingRun
@@ -64,12 +65,12 @@ class DatasetAdmin(ReadOnlyAdmin):
         return deleted, counts, set() if used_by else lacking, used_by
 
     def delete_model(self, request: HttpRequest, obj: Dataset) -> None:  # noqa: ARG002
-        services.dataset_delete(obj)
+        dataset_delete(obj)
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Dataset]) -> None:
         for dataset in queryset:
             try:
-                services.dataset_delete(dataset)
+                dataset_delete(dataset)
             except InvalidDataset as error:  # used since the page was shown
                 messages.error(request, error.detail)
 

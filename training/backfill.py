@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from django.conf import settings
 from django.db import transaction
 from numpy.typing import NDArray
 
@@ -20,6 +19,7 @@ from scoring import backfill, history
 from scoring.models import Backfill
 from training.models import Dataset
 from training.pipeline.durations import parse_duration
+from training.pipeline.local_file import local_file
 from training.pipeline.table import FAILED
 
 CHUNK = 10_000
@@ -68,15 +68,16 @@ def history_backfill(
     data = Dataset.objects.filter(name=dataset).first()
     if data is None:
         raise InvalidDataset(f"There is no data set “{dataset}”.")
-    path = Path(settings.DATA_DIR) / data.location / "data.parquet"
-    first, end = _selected(path, since, until, now)
-    load, _ = Backfill.objects.get_or_create(
-        fingerprint=data.fingerprint,
-        first_row=first,
-        end_row=end,
-        defaults={"dataset": data.name, "next_row": first, "started_at": now},
-    )
-    return _load(load, _Reader(path, _label_delay(data), now), progress or _silent, now)
+    tell = progress or _silent
+    with local_file(data.file, lambda share, amount: tell("fetching", share, amount)) as path:
+        first, end = _selected(path, since, until, now)
+        load, _ = Backfill.objects.get_or_create(
+            fingerprint=data.fingerprint,
+            first_row=first,
+            end_row=end,
+            defaults={"dataset": data.name, "next_row": first, "started_at": now},
+        )
+        return _load(load, _Reader(path, _label_delay(data), now), tell, now)
 
 
 def _silent(_step: str, _fraction: float, _details: str) -> None:

@@ -84,7 +84,7 @@ def run_prepare(run: TrainingRun) -> None:
         run_id=str(run.pk),
         model=run.model.name,
         version=run.version,
-        dataset=f"{settings.DATA_DIR}/{run.dataset.location}/data.parquet",
+        dataset=run.dataset.file,
         dataset_fingerprint=run.dataset.fingerprint,
         rules=RuleSpec(name=run.rule_set.name, toml=run.rule_set.source),
         sample=run.sample,

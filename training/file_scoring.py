@@ -134,7 +134,9 @@ def _scored(
     from training.pipeline.table import read_transactions
 
     progress("loading", 0.0, "")
-    data = read_transactions(found.location)
+    data = read_transactions(
+        found.location, progress=lambda share, amount: progress("loading", share, amount)
+    )
     return write_scores(
         work / SCORES,
         bundle,
@@ -204,8 +206,7 @@ def _found(subject: Subject, work: Path, *, labels: bool, progress: Progress) ->
         dataset = Dataset.objects.filter(name=subject.dataset).first()
         if dataset is None:
             raise InvalidDataset(f"There is no data set “{subject.dataset}”.")
-        location = f"{settings.DATA_DIR}/{dataset.location}/data.parquet"
-        return _Rows(location, dataset.summary.get("label_delay"), 0)
+        return _Rows(dataset.file, dataset.summary.get("label_delay"), 0)
     mapping = load_preset(subject.preset)
     if subject.mapping is not None:
         mapping = read_mapping(subject.mapping)

@@ -43,6 +43,11 @@ class Dataset(models.Model):
         return self.name
 
     @property
+    def file(self) -> str:
+        """Where its data is: a path, or gs://bucket/name."""
+        return f"{settings.DATA_DIR}/{self.location}/data.parquet"
+
+    @property
     def fraud_rate(self) -> float:
         """Frauds among the rows, 0 to 1."""
         return self.frauds / self.rows if self.rows else 0.0

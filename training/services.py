@@ -1,27 +1,22 @@
-"""What changes data sets and training runs.
+"""What changes training runs.
 
 A run is changed by conditional updates only: whoever ends it first wins (transitions.py). What the
 worker that has a run changes is in claims.py.
 """
 
 import logging
-import shutil
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import msgspec
 from django.conf import settings
-from django.core.exceptions import ValidationError
 from django.db import IntegrityError, models, transaction
 from django.db.models import Q
 from django.utils import timezone
 
 from deployments.models import ModelVersion, RegisteredModel, RuleSet
-from engine.errors import FieldError, InvalidDataset, RunRefused, SentinelleError
+from engine.errors import FieldError, RunRefused
 from training import messages, transitions
 from training.launchers import launcher_named
 from training.launchers.choose import AUTO, choose
@@ -30,6 +25,7 @@ from training.models import ACTIVE, Dataset, RetrainingSchedule, RunState, Then,
 from training.pipeline.durations import parse_duration
 from training.pipeline.spec import Options, decode_options, encode_options
 from training.run_costs import run_outlook
+from training.validation import checked
 
 logger = logging.getLogger(__name__)
 
@@ -38,107 +34,6 @@ RESEND_SECONDS = 60
 STEP_EXPIRES_SECONDS = 10
 # For how long what follows an end is tried again.
 SETTLE_WITHIN = timedelta(days=1)
-
-
-# --- Data sets -----------------------------------------------------------------------------
-
-
-def dataset_import(
-    *,
-    name: str,
-    files: list[Path],
-    preset: str = "canonical",
-    mapping: Path | None = None,
-    on_bad_rows: str = "stop",
-    start: datetime | None = None,
-    memory_limit_mb: int | None = None,
-    progress: Callable[..., None] | None = None,
-) -> Dataset:
-    """Import `files` as the data set `name`, whole or not at all.
-
-    Args:
-        preset: how the columns are read: the name of one that ships with Sentinelle.
-        mapping: a mapping file, instead of a preset.
-        on_bad_rows: `stop` imports nothing if a row is bad, `skip` keeps bad rows in a file.
-        start: of a mapping that counts hours, instead of its own.
-        memory_limit_mb: for sorting; 2 GB unless given.
-        progress: called by the import as it goes on.
-
-    Raises:
-        InvalidDataset: the name is taken or malformed, or the mapping or the files can't be read.
-    """
-    # DuckDB: too heavy for the web process
-    from training.pipeline.datasets import import_files
-    from training.pipeline.mapping import read_mapping
-
-    limit = {} if memory_limit_mb is None else {"memory_limit_mb": memory_limit_mb}
-
-    def make(folder: Path, _location: str) -> Any:
-        chosen = preset if mapping is None else read_mapping(mapping)
-        return import_files(files, folder, chosen, on_bad_rows, progress, start=start, **limit)
-
-    return dataset_keep(name, preset if mapping is None else "mapping file", make)
-
-
-def dataset_keep(name: str, preset: str, make: Callable[[Path, str], Any]) -> Dataset:
-    """Make the data set `name` of what `make` writes into a new folder, whole or not at all.
-
-    Args:
-        make: called with the folder, which is not there yet, and with where its data will be;
-            returns its `DatasetSummary`.
-
-    Raises:
-        InvalidDataset: the name is taken or malformed; and what `make` raises.
-    """
-    if settings.DATA_DIR.startswith("gs://"):
-        raise InvalidDataset("Data sets are imported into a local folder; DATA_DIR is a bucket.")
-    if Dataset.objects.filter(name=name).exists():
-        raise InvalidDataset(
-            f"There is already a data set “{name}”. Data sets never change: choose another name."
-        )
-    dataset = Dataset(name=name, preset=preset, location=f"{name}-{uuid.uuid4().hex[:12]}")
-    _checked(dataset, exclude=["fingerprint", "rows", "frauds"], error=InvalidDataset)
-    folder = Path(settings.DATA_DIR) / dataset.location
-    try:
-        summary = make(folder, str(folder / "data.parquet"))
-        dataset.fingerprint = summary.fingerprint
-        dataset.rows, dataset.frauds = summary.rows, summary.frauds
-        dataset.rejected = summary.rejected
-        dataset.first_at, dataset.last_at = summary.first_at, summary.last_at
-        dataset.summary = _storable(msgspec.to_builtins(summary))
-        _checked(dataset, error=InvalidDataset)
-        dataset.save(force_insert=True)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    return dataset
-
-
-def _storable(value: Any) -> Any:
-    """The same without NUL characters, which a bad row may hold and PostgreSQL can't."""
-    if isinstance(value, str):
-        return value.replace("\0", "\N{REPLACEMENT CHARACTER}")
-    if isinstance(value, dict):
-        return {_storable(key): _storable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_storable(item) for item in value]
-    return value
-
-
-def dataset_delete(dataset: Dataset) -> None:
-    """Delete a data set and its files.
-
-    Raises:
-        InvalidDataset: a training run used it.
-    """
-    try:
-        dataset.delete()
-    except models.ProtectedError:
-        raise InvalidDataset(
-            f"“{dataset.name}” was used by training runs, which stay reproducible only with it."
-        ) from None
-    folder = Path(settings.DATA_DIR) / dataset.location
-    transaction.on_commit(partial(shutil.rmtree, folder, ignore_errors=True))
 
 
 # --- Starting ------------------------------------------------------------------------------
@@ -200,7 +95,7 @@ def run_create(
         enqueued_at=now,
         next_step_at=None if launcher_named(launcher).is_attached else now,
     )
-    _checked(run, error=RunRefused, validate_constraints=False)
+    checked(run, error=RunRefused, validate_constraints=False)
     runs_fail_abandoned(now=now)
     with transaction.atomic():
         _refuse_taken_version(registered, version)
@@ -296,18 +191,6 @@ def _refuse_taken_version(model: RegisteredModel, version: str) -> None:
         message = f"{model.name} v{version} is being trained: run {active.pk} is {active.state}."
     if message:
         raise RunRefused(message, [FieldError("version", message)])
-
-
-def _checked(row: models.Model, *, error: type[SentinelleError], **clean: Any) -> None:
-    """Call `full_clean`, and raise what it finds as `error`."""
-    try:
-        row.full_clean(**clean)
-    except ValidationError as invalid:
-        faults = [
-            FieldError(field, " ".join(messages))
-            for field, messages in invalid.message_dict.items()
-        ]
-        raise error("; ".join(f"{f.field}: {f.message}" for f in faults), faults) from None
 
 
 # --- Stopping and recovering ---------------------------------------------------------------

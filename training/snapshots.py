@@ -25,8 +25,8 @@ from engine.features.live import decode_events
 from engine.store import open_store
 from engine.transaction import amount_to_units
 from scoring.models import Attempt, Backfill, Label, ScoreRecord, Verdict
+from training.datasets import dataset_keep
 from training.models import Dataset
-from training.services import dataset_keep
 
 if TYPE_CHECKING:  # they load DuckDB and pyarrow
     from training.pipeline.datasets import DatasetSummary
@@ -104,7 +104,9 @@ def snapshot_create(
             result.rename(folder)
         return summary
 
-    return dataset_keep(name, traffic.PRESET, make)
+    return dataset_keep(
+        name, traffic.PRESET, make, progress=lambda step, fraction: tell(step, fraction, "")
+    )
 
 
 def snapshot_count(

@@ -12,7 +12,19 @@ from engine.store.bucket import BucketStore
 from engine.store.local import LocalStore
 from engine.store.names import Facts, Progress
 
-__all__ = ["BucketStore", "Facts", "LocalStore", "Progress", "Store", "is_bucket", "open_store"]
+__all__ = [
+    "PATIENT_SECONDS",
+    "BucketStore",
+    "Facts",
+    "LocalStore",
+    "Progress",
+    "Store",
+    "is_bucket",
+    "open_store",
+]
+
+PATIENT_SECONDS = 120.0
+"""For `open_store`, where giving up costs more than waiting: no page, and work that is done."""
 
 
 class Store(Protocol):
@@ -65,9 +77,15 @@ def is_bucket(location: str | os.PathLike[str]) -> bool:
     return os.fspath(location).startswith("gs://")
 
 
-def open_store(location: str | os.PathLike[str]) -> Store:
-    """Return the store at a local path or at `gs://bucket/prefix`."""
-    if is_bucket(location):
-        bucket, _, prefix = os.fspath(location).removeprefix("gs://").partition("/")
+def open_store(location: str | os.PathLike[str], *, seconds: float | None = None) -> Store:
+    """Return the store at a local path or at `gs://bucket/prefix`.
+
+    `seconds`: how long a bucket is tried for each call, and a file's transfer while nothing moves,
+    instead of 30 and 120.
+    """
+    if not is_bucket(location):
+        return LocalStore(Path(location))
+    bucket, _, prefix = os.fspath(location).removeprefix("gs://").partition("/")
+    if seconds is None:
         return BucketStore(bucket, prefix)
-    return LocalStore(Path(location))
+    return BucketStore(bucket, prefix, call_seconds=seconds, transfer_seconds=seconds)

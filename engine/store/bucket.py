@@ -1,5 +1,6 @@
 """A store in a Google Cloud Storage bucket."""
 
+import io
 import os
 import re
 import uuid
@@ -77,11 +78,11 @@ class BucketStore:
 
     def write(self, name: str, data: bytes) -> None:
         """Write `name`, replacing what was there. Writing the same again is safe to retry."""
-        self._put(name, data, self._call_seconds, if_absent=False)
+        self._write(name, data, if_absent=False)
 
     def create_if_absent(self, name: str, data: bytes) -> bool:
         """Write `name` under the precondition that it has no generation."""
-        return self._put(name, data, self._call_seconds, if_absent=True)
+        return self._write(name, data, if_absent=True)
 
     def upload(
         self, name: str, path: Path, *, progress: Progress | None = None, if_absent: bool = False
@@ -92,9 +93,8 @@ class BucketStore:
             size, checksum = _measure(file)
             if size > self._chunk_bytes:
                 return self._put_chunks(name, file, size, checksum, progress, if_absent)
-            progress(0, size)
             file.seek(0)
-            done = self._put(name, file.read(), self._transfer_seconds, if_absent=if_absent)
+            done = self._put(name, file.read(), self._transfer_seconds, if_absent)
         progress(size, size)
         return done
 
@@ -141,7 +141,13 @@ class BucketStore:
         with suppress(ObjectMissing), self._translated(name):
             self._blob(name).delete(retry=_retry(self._call_seconds), timeout=TIMEOUT)
 
-    def _put(self, name: str, data: bytes, seconds: float, *, if_absent: bool) -> bool:
+    def _write(self, name: str, data: bytes, *, if_absent: bool) -> bool:
+        if len(data) <= self._chunk_bytes:
+            return self._put(name, data, self._call_seconds, if_absent)
+        file, checksum = io.BytesIO(data), _crc32c(data)
+        return self._put_chunks(name, file, len(data), checksum, silent, if_absent)
+
+    def _put(self, name: str, data: bytes, seconds: float, if_absent: bool) -> bool:
         def attempt() -> bool:
             blob, mark = self._marked(name)
             try:

@@ -33,8 +33,9 @@ from scoring.services import outcomes_record, score
 from tests.scoring.requests import request
 from tests.scoring.server import ROOT, database_url
 from tests.training.support import in_thread, wait_until
-from training import backfill, services
+from training import backfill
 from training.backfill import history_backfill
+from training.datasets import dataset_import
 from training.pipeline.labels import fraud_visible_from
 from training.pipeline.table import Transactions, read_transactions
 
@@ -82,7 +83,7 @@ def make(data_dir: Path, name: str, made: list[dict[str, Any]]) -> Transactions:
     names = list(made[0])
     lines = [",".join(names), *(",".join(str(row[each]) for each in names) for row in made)]
     file.write_text("\n".join(lines) + "\n")
-    dataset = services.dataset_import(name=name, files=[file])
+    dataset = dataset_import(name=name, files=[file])
     return read_transactions(str(data_dir / dataset.location / "data.parquet"))
 
 

@@ -71,7 +71,7 @@ QUICK = {"supervised": {"max_iter": 40}, "unsupervised": {"n_estimators": 20}}
 
 def write_spec(
     folder: Path,
-    dataset: Path,
+    dataset: Path | str,
     rules: str | None = None,
     options: dict[str, Any] | None = None,
     **changes: Any,

@@ -22,6 +22,7 @@ from tests.training.support import (
 )
 from training import claims, messages, services
 from training.claims import Claim
+from training.datasets import dataset_delete
 from training.execution import run_execute
 from training.models import Dataset, RunState, TrainingRun
 
@@ -367,13 +368,13 @@ class TestDatasets:
     def test_a_used_data_set_is_not_deleted(self):
         run = make_run()
         with pytest.raises(InvalidDataset, match="used by training runs"):
-            services.dataset_delete(run.dataset)
+            dataset_delete(run.dataset)
         assert Dataset.objects.exists()
 
     def test_an_unused_one_goes_with_its_files(self, settings, tmp_path):
         settings.DATA_DIR = str(tmp_path)
         (tmp_path / "sales-0").mkdir()
-        services.dataset_delete(make_dataset())
+        dataset_delete(make_dataset())
         assert not Dataset.objects.exists()
         assert list(tmp_path.iterdir()) == []
 

@@ -24,6 +24,7 @@ from engine.store import open_store
 from tests.bundles import seed_registry
 from tests.training.support import is_alive, wait_until
 from training import selectors, services
+from training.datasets import dataset_import
 from training.models import RunState, TrainingRun
 from training.pipeline.simulate import simulate
 
@@ -43,7 +44,7 @@ def simulated(tmp_path_factory) -> Path:
 def dataset(transactional_db, simulated) -> Iterator[None]:
     seed_registry()
     redis.Redis.from_url(settings.REDIS_URL).flushall()
-    made = services.dataset_import(name="sales", files=[simulated], preset="canonical")
+    made = dataset_import(name="sales", files=[simulated], preset="canonical")
     yield
     # A version that a test has registered is in the store, which outlives the tables.
     store = open_store(settings.ARTIFACTS_DIR)

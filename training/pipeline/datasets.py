@@ -87,6 +87,7 @@ def import_files(
     *,
     start: datetime | None = None,
     memory_limit_mb: int = MEMORY_LIMIT_MB,
+    location: str | None = None,
 ) -> DatasetSummary:
     """Import `files`, in their order, as the new folder `target_dir`.
 
@@ -98,6 +99,7 @@ def import_files(
         progress: see `Progress`.
         start: when the first hour begins (aware), for a mapping that counts hours.
         memory_limit_mb: of the database that sorts; what it can't hold goes to the disk.
+        location: where the data will be kept, for the summary, if not in `target_dir`.
 
     Raises:
         InvalidDataset: nothing was imported; the detail and `errors` name the first bad rows, or
@@ -121,7 +123,7 @@ def import_files(
             staging.create_tables(connection, chosen.columns)
             stager = staging.Stager(connection, chosen, work, skip=skip)
             importing = _Importing(connection, chosen, start, stager, progress)
-            summary = importing.run(files, skip, result, target_dir / DATA)
+            summary = importing.run(files, skip, result, location or str(target_dir / DATA))
         (result / SUMMARY).write_bytes(
             msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n"
         )
@@ -168,7 +170,7 @@ class _Importing:
         self._progress = progress
 
     def run(
-        self, files: Sequence[Path], skip: bool, result: Path, final_path: Path
+        self, files: Sequence[Path], skip: bool, result: Path, final_path: str
     ) -> DatasetSummary:
         self._stage(files)
         self._tell("looking for repeated transaction ids", 0.6)
@@ -204,7 +206,7 @@ class _Importing:
             reject_counts=counts,
             reject_samples=samples,
             ignored_columns=tuple(self.stager.ignored),
-            path=str(final_path),
+            path=final_path,
         )
         self._tell("done", 1.0)
         return summary

@@ -1,9 +1,10 @@
 """The training program: `python -m training.pipeline.job RUN_FOLDER`.
 
 A process of its own everywhere (this machine, a Cloud Run Job, a VM): it knows its run folder and
-nothing else. Exit status: 0 succeeded; 1 failed, `report.json` says at which stage and why;
-2 the arguments or the claim were refused, nothing was done; 3 stopped because its parent died or a
-retry took the run over, no report.
+nothing else. Where a job has no arguments, the variable RUN_FOLDER says it, and VERSION, if set,
+which version it has to be of. Exit status: 0 succeeded; 1 failed, `report.json` says at which stage
+and why; 2 the arguments or the claim were refused, nothing was done; 3 stopped because its parent
+died, a retry took the run over or the run folder stayed out of reach, no report.
 """
 
 import argparse
@@ -19,11 +20,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from engine.errors import SentinelleError
-from engine.store import open_store
+from engine.store import PATIENT_SECONDS, open_store
 from training.pipeline.failures import explain, too_much_memory
 from training.pipeline.memory import peak_memory_mb, watch_memory
-from training.pipeline.run_folder import Heartbeat, RunFolder
-from training.pipeline.spec import RunSpec
+from training.pipeline.run_folder import ClaimRefused, Heartbeat, RunFolder
+from training.pipeline.spec import InvalidSpec, RunSpec
 
 SUCCEEDED = 0
 FAILED = 1
@@ -39,8 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Read when scikit-learn loads OpenMP. By default its threads spin while they wait, which on a
     # machine that also serves takes the cores from the server and doubles the fit's own time.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    folder = RunFolder(open_store(options.run_folder), options.execution)
+    folder = RunFolder(open_store(options.run_folder, seconds=PATIENT_SECONDS), options.execution)
     try:
+        _check_version(folder, os.environ.get("VERSION", ""))
         folder.claim()
     except SentinelleError as refusal:
         print(refusal.detail, file=sys.stderr)
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         # A signal may have had its report written first.
         return status if folder.finish(report) else FAILED
-    except OSError as error:
+    except (OSError, SentinelleError) as error:
         # Whoever started the program reads its last line when there is no report.
         reason = report.get("error", explain(error))
         print(f"failed at stage {folder.stage}: {reason}", file=sys.stderr)
@@ -64,7 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="training.pipeline.job", description="Train one version.")
-    parser.add_argument("run_folder", help="a folder, or gs://bucket/prefix, with a spec.json")
+    parser.add_argument(
+        "run_folder",
+        nargs="?",
+        default=os.environ.get("RUN_FOLDER"),
+        help="a folder, or gs://bucket/prefix, with a spec.json (default: the variable RUN_FOLDER)",
+    )
     parser.add_argument(
         "--execution",
         default=os.environ.get("CLOUD_RUN_EXECUTION") or uuid.uuid4().hex,
@@ -74,7 +81,27 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--parent-pid", type=int, help="stop at once when this process, the parent, is gone"
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if not options.run_folder:
+        parser.error(
+            "no run folder is given. This program trains the version that the spec.json of a run "
+            "folder describes; give its location as the argument or in the variable RUN_FOLDER, "
+            "such as gs://bucket/runs/ID. `manage.py train` writes one and starts this program on "
+            "it."
+        )
+    return options
+
+
+def _check_version(folder: RunFolder, version: str) -> None:
+    """Refuse a folder that is of another version than whoever started the program meant."""
+    if not version or not folder.has_spec():
+        return
+    try:
+        found = folder.read_spec().version
+    except InvalidSpec:
+        return  # which the run reports
+    if found != version.removeprefix("v"):
+        raise ClaimRefused(f"The run folder is of version {found}, but VERSION is {version}.")
 
 
 def execute(folder: RunFolder) -> tuple[int, dict[str, Any]]:

@@ -16,12 +16,14 @@ from typing import Any
 
 import msgspec
 
-from engine.errors import SentinelleError
-from engine.store import Store
+from engine.errors import SentinelleError, StoreUnavailable
+from engine.store import PATIENT_SECONDS, BucketStore, Store
 from training.pipeline.failures import explain
 from training.pipeline.spec import RunSpec, decode_spec
 
 HEARTBEAT_SECONDS = 2.0
+BUCKET_HEARTBEAT_SECONDS = 10.0
+"""A bucket charges for each write."""
 SPEC = "spec.json"
 CLAIM = "claim.json"
 BUNDLE = "bundle"
@@ -60,6 +62,10 @@ class RunFolder:
         self._flush_lock = threading.Lock()
         self._chunk = 0
 
+    def has_spec(self) -> bool:
+        """Whether the folder is of a run."""
+        return self.store.exists(SPEC)
+
     def read_spec(self) -> RunSpec:
         """Raises: InvalidSpec: `spec.json` is malformed."""
         return decode_spec(self.store.read(SPEC))
@@ -70,7 +76,7 @@ class RunFolder:
         Raises:
             ClaimRefused: another execution has it, it has its report, or there is no `spec.json`.
         """
-        if not self.store.exists(SPEC):
+        if not self.has_spec():
             raise ClaimRefused("There is no spec.json in the run folder.")
         if self.store.exists(REPORT):
             raise ClaimRefused("This run is finished: it has a report. Start a new run instead.")
@@ -118,11 +124,13 @@ class RunFolder:
         """Write the progress and, as one new chunk, the lines since the last flush."""
         with self._flush_lock:
             with self._lock:
-                lines, self._lines = self._lines, []
+                lines = self._lines.copy()
                 progress = {**self._progress, "heartbeat_at": _now()}
             if lines:
+                self.store.write(f"log/{self._chunk + 1:06d}.txt", "".join(lines).encode())
                 self._chunk += 1
-                self.store.write(f"log/{self._chunk:06d}.txt", "".join(lines).encode())
+                with self._lock:
+                    del self._lines[: len(lines)]  # not before: a flush that fails loses none
             self.store.write(PROGRESS, _encode(progress))
 
     def finish(self, report: dict[str, Any]) -> bool:
@@ -146,25 +154,30 @@ class RunFolder:
 
 
 class Heartbeat:
-    """A thread that flushes the folder every two seconds while the work goes on, so that a hung or
+    """A thread that flushes the folder every few seconds while the work goes on, so that a hung or
     killed run can be told from a slow one.
 
     Args:
         lost: called once, from the thread, when a retry has taken the run over or the folder can no
             longer be written. Work must then stop.
+        seconds: between two beats; by default 2 in a folder and 10 in a bucket.
+        patience: how long a bucket may be unavailable before the folder counts as lost.
     """
 
     def __init__(
         self,
         folder: RunFolder,
         lost: Callable[[str], None],
-        seconds: float = HEARTBEAT_SECONDS,
+        seconds: float | None = None,
+        patience: float = PATIENT_SECONDS,
     ) -> None:
+        in_bucket = isinstance(folder.store, BucketStore)
         self._folder = folder
         self._lost = lost
-        self._seconds = seconds
+        self._seconds = seconds or (BUCKET_HEARTBEAT_SECONDS if in_bucket else HEARTBEAT_SECONDS)
+        self._patience = patience
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def __enter__(self) -> "Heartbeat":
         self._folder.flush()
@@ -175,20 +188,31 @@ class Heartbeat:
         self._stop.set()
         self._thread.join()
 
-    def _beat(self) -> None:
-        due = time.monotonic()
+    def _run(self) -> None:
+        due = alive = time.monotonic()
         while True:
             due = max(due + self._seconds, time.monotonic())
             if self._stop.wait(due - time.monotonic()):
                 return
             try:
-                if not self._folder.holds_claim():
-                    self._lost("a retry of this execution has taken the run over")
-                    return
-                self._folder.flush()
+                held = self._beat()
             except Exception as error:
+                waits = isinstance(error, StoreUnavailable)
+                if waits and time.monotonic() < alive + self._patience:
+                    continue
                 self._lost(f"the run folder can't be written: {explain(error)}")
                 return
+            if not held:
+                self._lost("a retry of this execution has taken the run over")
+                return
+            alive = time.monotonic()
+
+    def _beat(self) -> bool:
+        """Flush, unless the run is another's by now; say whether it is ours."""
+        if not self._folder.holds_claim():
+            return False
+        self._folder.flush()
+        return True
 
 
 def _encode(value: Any) -> bytes:

@@ -87,7 +87,7 @@ def train(spec: RunSpec, folder: RunFolder) -> dict[str, Any]:
     progress = Progress(folder)
     with progress.stage("load"):
         rules = RuleSet.from_toml(spec.rules.toml)
-        data = _load(spec, folder)
+        data = _load(spec, folder, progress)
     with progress.stage("split"):
         delay = spec.options.label_delay_us
         parts = split_data(data, spec.options, LABEL_DELAY if delay is None else delay)
@@ -123,8 +123,12 @@ def train(spec: RunSpec, folder: RunFolder) -> dict[str, Any]:
     return _report(trained, spec, progress) | {"manifest_sha256": manifest_sha256}
 
 
-def _load(spec: RunSpec, folder: RunFolder) -> Transactions:
-    data = read_transactions(spec.dataset, spec.sample)
+def _load(spec: RunSpec, folder: RunFolder, progress: Progress) -> Transactions:
+    data = read_transactions(
+        spec.dataset,
+        spec.sample,
+        lambda share, amount: progress.within(0.8 * share, f"fetching the data set: {amount}"),
+    )
     folder.progress(rows=len(data))
     folder.log(f"load: {len(data):,} rows, {int(data.is_fraud.sum()):,} frauds")
     if counts := count_labels(data):

@@ -4,7 +4,6 @@ Text is kept as codes into its distinct values: a column of a million wallet ids
 what is done to a value (hashing, comparing) is done once for each distinct one.
 """
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from engine.errors import InvalidDataset, ObjectMissing
-from engine.store import open_store
+from engine.errors import InvalidDataset
 from engine.transaction import country_code
+from training.pipeline.local_file import Progress, local_file
 
 # `fraud_kind` and what is only known afterwards are absent on purpose: a column that is not named
 # here can't reach a model.
@@ -174,36 +173,28 @@ class Transactions:
         return country.map([country_code(name) for name in country.names], country_code(None))
 
 
-def read_transactions(location: str, sample: int | None = None) -> Transactions:
+def read_transactions(
+    location: str, sample: int | None = None, progress: Progress | None = None
+) -> Transactions:
     """Read a data set's Parquet file from a folder or a bucket.
 
     Args:
         location: of `data.parquet`, in the canonical schema, sorted by time.
         sample: only the most recent rows, if given.
+        progress: called while the file comes from a bucket.
 
     Raises:
         InvalidDataset: the file is missing, is not Parquet, or lacks a column or a value of one
             that is required.
+        StoreUnavailable: the bucket does not answer.
     """
-    with tempfile.TemporaryDirectory(prefix="sentinelle-") as folder:
+    with local_file(location, progress) as path:
         try:
-            path = _local_file(location, Path(folder))
             table = _read_columns(path, sample)
-        except (FileNotFoundError, ObjectMissing):
-            raise InvalidDataset(f"The data set is not there: {location}.") from None
         except pa.ArrowInvalid as error:
             raise InvalidDataset(f"The data set can't be read ({location}): {error}") from error
     _check_required(table)
     return _to_arrays(table)
-
-
-def _local_file(location: str, folder: Path) -> Path:
-    if "://" not in location:
-        return Path(location)
-    parent, _, name = location.rpartition("/")
-    path = folder / name
-    path.write_bytes(open_store(parent).read(name))
-    return path
 
 
 def _read_columns(path: Path, sample: int | None) -> pa.Table:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from deployments.management.base import SentinelleCommand, ShownProgress
-from training import services
+from training.datasets import dataset_import
 from training.management.commands.simulate import parse_date
 from training.models import Dataset
 from training.options import megabytes
@@ -88,7 +88,7 @@ inspect_dataset proposes one, docs/datasets.md describes them."""
         shown = ShownProgress(self)
         start: datetime | None = options["start"]
         try:
-            return services.dataset_import(
+            return dataset_import(
                 name=name,
                 files=files,
                 preset=options["preset"],
@@ -121,7 +121,7 @@ inspect_dataset proposes one, docs/datasets.md describes them."""
         if dataset.rejected:
             faults = summary["reject_counts"].items()
             listed = "\n".join(f"  {count:>9,}  {fault}" for fault, count in faults)
-            rejects = Path(summary["path"]).with_name("rejects.csv")
+            rejects = summary["path"].rpartition("/")[0] + "/rejects.csv"
             self.stdout.write(
                 self.style.WARNING(f"{dataset.rejected:,} rows were left out: {rejects}")
             )
