@@ -48,6 +48,14 @@ class JobSpec(NamedTuple):
     env: Mapping[str, str] = {}
     """Variables to have; others that the job has stay."""
 
+    def over(self, other: "JobSpec") -> "JobSpec":
+        """This, with what `other` says where this says nothing."""
+        said = {name: value for name, value in self._asdict().items() if value is not None}
+        return other._replace(**said)
+
+
+NEW_JOB = JobSpec(cpu=8, memory_mb=8192, timeout_s=7200, retries=1)
+
 
 class Change(NamedTuple):
     """One field of a job, before and after."""
