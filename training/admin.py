@@ -20,6 +20,7 @@ from deployments.admin.base import ReadOnlyAdmin
 from engine.errors import InvalidDataset, RunRefused, StoreUnavailable
 from training import selectors, services
 from training.badges import state_badge
+from training.cost_admin import CostsAdmin
 from training.datasets import dataset_delete
 from training.forms import TrainForm
 from training.metrics import percent
@@ -143,7 +144,7 @@ class DatasetAdmin(ReadOnlyAdmin):
 
 
 @admin.register(TrainingRun)
-class TrainingRunAdmin(ReadOnlyAdmin):
+class TrainingRunAdmin(CostsAdmin):
     list_display = [
         "version_name", "state_and_stage", "dataset_name", "pr_auc", "recall_reviewed",
         "duration", "requested",

@@ -8,7 +8,7 @@ from decimal import Decimal
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from django.db.models import Sum
+from django.db.models import F, Sum
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
@@ -17,6 +17,8 @@ from engine.errors import RunRefused
 from training.budgets import ZERO, month_of, runs_of
 from training.launchers.resources import describe_resources, read_resources
 from training.models import ACTIVE, RunState, TrainingRun
+
+LATEST_FIRST = (F("finished_at").desc(nulls_first=True), "-created_at")
 
 
 class RunCost(NamedTuple):
@@ -85,9 +87,9 @@ def read_month(text: str, now: datetime) -> date:
 
 
 def month_costs(month: date, now: datetime) -> MonthCosts:
-    """The runs that count in a month, those that ended last first."""
+    """The runs that count in a month: those that have not ended, then those that ended last."""
     found = runs_of(month, now).select_related("model").defer("report", "options")
-    runs = [_run_cost(run) for run in found.order_by("-finished_at", "-created_at")]
+    runs = [_run_cost(run) for run in found.order_by(*LATEST_FIRST)]
     return MonthCosts(month, runs, _total("All", runs))
 
 

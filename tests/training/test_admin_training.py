@@ -325,3 +325,28 @@ def test_a_cancelled_run_at_work_is_shown_as_cancelling(admin):
     page = admin.get(url("change", run.pk)).content.decode()
     assert "Cancelling" in page
     assert "Cancel this run" not in page
+
+
+# --- costs ---
+
+
+@pytest.mark.parametrize("view", ["costs", "costs_file"])
+def test_costs_are_for_whoever_may_see_runs(client, view):
+    assert login_with(client, "view_dataset").get(url(view)).status_code == 403
+    assert login_with(client, "view_trainingrun").get(url(view)).status_code == 200
+
+
+def test_the_costs_of_a_month_that_is_none_are_those_of_this_one(admin):
+    running()
+    answer = admin.get(url("costs"), {"month": "2026-13"})
+    assert answer.status_code == 200
+    assert b"is no month such as" in answer.content
+    assert b"fraud v1.1.0" in answer.content
+
+
+def test_the_way_to_the_costs_is_shown_to_whoever_may_go_there(client):
+    pages = [reverse("admin:index"), url("changelist")]
+    login_with(client, "view_trainingrun")
+    assert all(url("costs").encode() in client.get(page).content for page in pages)
+    login_with(client, "view_dataset")
+    assert url("costs").encode() not in client.get(pages[0]).content

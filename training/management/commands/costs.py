@@ -145,12 +145,9 @@ examples:
 
 
 def _row(run: RunCost) -> tuple[str, ...]:
-    return (
-        f"{run.name} ({run.run_id[:8]})",
-        run.launcher,
-        run.resources,
-        run.state,
-        "unknown" if run.charged is None else about_time(run.charged.total_seconds()),
-        dollars(run.estimate),
-        "-" if run.is_active else dollars(run.actual),
-    )
+    charged = "unknown" if run.charged is None else about_time(run.charged.total_seconds())
+    figures = (charged, dollars(run.estimate), dollars(run.actual))
+    if run.is_active:
+        figures = ("-", dollars(run.estimate), "-")
+    name = f"{run.name} ({run.run_id[:8]})"
+    return name, run.launcher, run.resources, run.state, *figures
