@@ -290,17 +290,35 @@ def operation_done(place: Place, operation: str) -> bool:
         OperationFailed: in Google's words and with what to do.
         CloudError: it can't be looked at.
     """
-    from google.cloud import compute_v1 as gce
-
     with _translated("Looking at an operation on", place):
         found = clients.zone_operations().get(
             project=place.project, zone=place.zone, operation=operation, **_ONCE
         )
-    if found.status != gce.Operation.Status.DONE:
-        return False
-    if found.error.errors:
-        raise _operation_fault(place, found)
-    return True
+    return _is_done(place, found)
+
+
+def last_start_done(place: Place) -> bool:
+    """Whether the last operation that made or started a machine has ended well; True when Google
+    knows of none, as some days later.
+
+    Raises:
+        OperationFailed: in Google's words and with what to do.
+        CloudError: it can't be looked at.
+    """
+    from google.cloud import compute_v1 as gce
+
+    request = gce.ListZoneOperationsRequest(
+        project=place.project,
+        zone=place.zone,
+        filter='(operationType="insert") OR (operationType="start")',
+        order_by="creationTimestamp desc",
+        max_results=100,
+    )
+    with _translated("Looking at the operations on", place):
+        page = next(clients.zone_operations().list(request=request, **_ONCE).pages)
+    ours = (found for found in page.items if found.target_link.endswith(f"/{place.path}"))
+    last = next(ours, None)
+    return last is None or _is_done(place, last)
 
 
 def wait(place: Place, operation: str, seconds: float = 60.0, every: float = 1.0) -> None:
@@ -348,6 +366,16 @@ def _call(place: Place, verb: str, method: str, **more: Any) -> str:
 
 def _translated(verb: str, place: Place) -> AbstractContextManager[None]:
     return translated(f"{verb} the machine {place}", project=place.project)
+
+
+def _is_done(place: Place, operation: Any) -> bool:
+    from google.cloud import compute_v1 as gce
+
+    if operation.status != gce.Operation.Status.DONE:
+        return False
+    if operation.error.errors:
+        raise _operation_fault(place, operation)
+    return True
 
 
 def _operation_fault(place: Place, operation: Any) -> OperationFailed:

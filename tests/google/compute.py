@@ -26,6 +26,7 @@ _INSTANCE = rf"{_ZONE}/instances/([^/]+)"
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 _FAMILY = re.compile(r"projects/[^/]+/global/images/(family/)?[^/]+")
 OFF = "TERMINATED"
+PAGE = 1
 Key = tuple[str, str, str]
 
 
@@ -52,8 +53,9 @@ class Compute:
         self.root, self.world = root, world or {}
         self.speed, self.ahead_s, self.delay_s = speed, ahead_s, delay_s
         self.google: GoogleServer
-        self.images = {"sentinelle"}
-        """Names of the container images that there are."""
+        self.images = {"sentinelle", "stand-in"}
+        """Names of the container images that there are. The stand-in's program does what is in its
+        run folder (tests/training/launchers/program.py)."""
         self.can_shut_down = True
         """Whether `shutdown` on a machine does anything: guard 1 needs it."""
         self.keeps_limits = True
@@ -83,6 +85,7 @@ class Compute:
             ("POST", rf"{_INSTANCE}/setLabels", self._set_labels),
             ("GET", rf"{_INSTANCE}/serialPort", self._serial_port),
             ("GET", rf"{_ZONE}/operations/([^/]+)", self._operation),
+            ("GET", rf"{_ZONE}/operations", self._operation_list),
         ]
 
     # --- What a test does -----------------------------------------------------------------
@@ -196,15 +199,21 @@ class Compute:
                 warning=gce.Warning(code="NO_RESULTS_ON_PAGE")
             )
         }
-        for (project, zone, _), instance in self._instances.items():
-            if project == call.match[1] and instance.labels.get(wanted[1]) == wanted[2]:
-                part = parts.setdefault(f"zones/{zone}", gce.InstancesScopedList())
-                part.instances.append(instance)
-        return _json(gce.InstanceAggregatedList(items=parts))
+        found = [
+            (zone, instance)
+            for (project, zone, _), instance in self._instances.items()
+            if project == call.match[1] and instance.labels.get(wanted[1]) == wanted[2]
+        ]
+        begin = int(call.query.get("pageToken", "0"))
+        for zone, instance in found[begin : begin + PAGE]:
+            part = parts.setdefault(f"zones/{zone}", gce.InstancesScopedList())
+            part.instances.append(instance)
+        following = str(begin + PAGE) if begin + PAGE < len(found) else None
+        return _json(gce.InstanceAggregatedList(items=parts, next_page_token=following))
 
     def _start(self, call: Call) -> Any:
         instance, key = self._found(call), self._key_of(call)
-        if instance.status == "RUNNING":
+        if instance.status in ("PROVISIONING", "STAGING", "RUNNING"):
             return self._do(key, "start", lambda: None)
         if instance.status != OFF:
             raise Refusal("INVALID_ARGUMENT", f"The resource '{key[2]}' is not ready")
@@ -278,6 +287,21 @@ class Compute:
         if found is None:
             raise Refusal("NOT_FOUND", f"The resource '{call.path}' was not found")
         return _json(found)
+
+    def _operation_list(self, call: Call) -> Any:
+        asked = call.query.get("filter", "")
+        kinds = re.findall(r'\(operationType="(\w+)"\)', asked)
+        if asked != " OR ".join(f'(operationType="{kind}")' for kind in kinds):
+            raise Refusal("INVALID_ARGUMENT", f"Invalid value for field 'filter': '{asked}'.")
+        if call.query.get("orderBy") != "creationTimestamp desc":
+            raise Refusal("INVALID_ARGUMENT", "Invalid value for field 'orderBy'.")
+        zone = f"/{call.match[1]}/zones/{call.match[2]}/"
+        found = [
+            one
+            for one in reversed(self._operations.values())
+            if one.operation_type in kinds and zone in one.target_link
+        ]
+        return _json(gce.OperationList(items=found[: int(call.query["maxResults"])]))
 
     # --- What happens behind it -----------------------------------------------------------
 

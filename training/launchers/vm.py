@@ -32,6 +32,7 @@ CONSOLE_LIMIT = 20_000
 RUN, FOLDER, ENV = "sentinelle-run", "sentinelle-folder", "sentinelle-env"
 IMAGE, SOURCE = "sentinelle-image", "sentinelle-source"
 MAX_RUN, KEEP = "sentinelle-max-run", "sentinelle-keep"
+BEFORE = "sentinelle-before"  # the machine's last start before it was given to the run
 ATTEMPTS = 3
 COMING = ("PROVISIONING", "STAGING")
 
@@ -42,11 +43,9 @@ class Handle(NamedTuple):
     place: Place
     run: str
     folder: str
-    operation: str
-    """What started it; empty if it was found started."""
 
     def __str__(self) -> str:
-        more = {"run": self.run, "folder": self.folder, "operation": self.operation}
+        more = {"run": self.run, "folder": self.folder}
         return f"{self.place.path}?{urlencode(more, safe='/:')}"
 
     @classmethod
@@ -55,7 +54,7 @@ class Handle(NamedTuple):
         _, project, _, zone, _, name = path.split("/")
         values = {key: found[0] for key, found in parse_qs(query).items()}
         place = Place(project, zone, name)
-        return cls(place, values["run"], values["folder"], values.get("operation", ""))
+        return cls(place, values["run"], values["folder"])
 
 
 class VmLauncher:
@@ -86,12 +85,10 @@ class VmLauncher:
             machine = machines.find(place)
             try:
                 if machine is None:
-                    operation = self._create(place, launch, resources)
-                elif _was_started_for(machine, launch):
-                    operation = ""
-                else:
-                    operation = self._take(machine, launch, resources)
-                return str(Handle(place, launch.run_id, launch.folder, operation))
+                    self._create(place, launch, resources)
+                elif not _was_started_for(machine, launch.run_id):
+                    self._take(machine, launch, resources)
+                return str(Handle(place, launch.run_id, launch.folder))
             except CloudError as error:
                 # Somebody made or changed the machine since we looked: look again.
                 if error.reason not in ("exists", "conflict") or attempt == ATTEMPTS:
@@ -102,15 +99,12 @@ class VmLauncher:
         """See whether the machine is on for the run, or how it went off."""
         held = Handle.parse(handle)
         machine = machines.find(held.place)
-        if machine is None or machine.status != "RUNNING":
+        if machine is None or not _was_started_for(machine, held.run):
             try:
-                if held.operation and not machines.operation_done(held.place, held.operation):
+                if not machines.last_start_done(held.place):
                     return Seen(message=f"Starting the machine {held.place.name}")
             except OperationFailed as fault:
                 return Seen(ended=fault.detail)
-            except CloudError as error:
-                if error.reason != "not_found":  # Google forgets operations after some days
-                    raise
             # What was seen may be of before the operation's end.
             machine = machines.find(held.place)
         if machine is None:
@@ -118,7 +112,7 @@ class VmLauncher:
                 ended=f"the machine {held.place} is not there any more: somebody deleted it"
             )
         if machine.metadata.get(RUN) != held.run:
-            return Seen(ended=f"somebody took the machine {held.place} away from the run")
+            return Seen(ended=f"the machine {held.place} is not the run's any more")
         return _seen(machine, held)
 
     def cancel(self, handle: str) -> None:
@@ -142,7 +136,7 @@ class VmLauncher:
         """Return the program's log, and while the machine is on what it wrote to its console."""
         return program_log(folder) + (_console(Handle.parse(handle)) if handle else "")
 
-    def _create(self, place: Place, launch: Launch, resources: VmResources) -> str:
+    def _create(self, place: Place, launch: Launch, resources: VmResources) -> None:
         operation = machines.create(
             place,
             machine_type=resources.machine_type,
@@ -151,31 +145,31 @@ class VmLauncher:
             metadata=_attributes(launch, resources),
             service_account=settings.TRAINING_SERVICE_ACCOUNT,
         )
-        return self._come_up(place, operation)
+        self._come_up(place, operation)
 
-    def _take(self, machine: Machine, launch: Launch, resources: VmResources) -> str:
+    def _take(self, machine: Machine, launch: Launch, resources: VmResources) -> None:
         """Start a machine that is off, once it is ours."""
         place = machine.place
         _refuse_taken(machine, launch.run_id)
         changes: dict[str, str | None] = {IMAGE: None, SOURCE: None, KEEP: None}
+        changes[BEFORE] = machine.instance.last_start_timestamp or None
         self._wait(place, machines.set_metadata(machine, changes | _attributes(launch, resources)))
         if machine.labels.get(machines.LABEL) != machines.LABEL_VALUE:
             self._wait(place, machines.set_label(machine))
         if machine.machine_type != resources.machine_type:
             self._wait(place, machines.set_machine_type(machine, resources.machine_type))
         self._wait(place, machines.set_time_limit(machine, resources.max_run_s))
-        return self._come_up(place, machines.start(place))
+        self._come_up(place, machines.start(place))
 
     def _wait(self, place: Place, operation: str) -> None:
         machines.wait(place, operation, self._wait_seconds, self._every)
 
-    def _come_up(self, place: Place, operation: str) -> str:
+    def _come_up(self, place: Place, operation: str) -> None:
         """Wait a moment for a start, which says after seconds that there is no capacity."""
         try:
             self._wait(place, operation)
         except machines.StillGoesOn:
             logger.info("The machine %s takes its time to start", place)
-        return operation
 
 
 def release(machine: Machine, run: str) -> None:
@@ -188,7 +182,7 @@ def release(machine: Machine, run: str) -> None:
         if machine.metadata.get(RUN) != run:
             return
         try:
-            machines.set_metadata(machine, dict.fromkeys((RUN, FOLDER, ENV, IMAGE, SOURCE)))
+            machines.set_metadata(machine, dict.fromkeys((RUN, FOLDER, ENV, IMAGE, SOURCE, BEFORE)))
             return
         except CloudError as error:
             if error.reason != "conflict" or attempt == ATTEMPTS:
@@ -196,13 +190,13 @@ def release(machine: Machine, run: str) -> None:
         machine = machines.describe(machine.place)
 
 
-def _was_started_for(machine: Machine, launch: Launch) -> bool:
-    """Whether the machine is on for this run already, or was: then nothing is started again."""
-    if machine.metadata.get(RUN) != launch.run_id:
+def _was_started_for(machine: Machine, run: str) -> bool:
+    """Whether the machine is on for this run, or was: then nothing is started again."""
+    if machine.metadata.get(RUN) != run:
         return False
     if machine.status in (*COMING, "RUNNING"):
         return True
-    return open_store(launch.folder).exists("claim.json")
+    return bool(machine.instance.last_start_timestamp != machine.metadata.get(BEFORE, ""))
 
 
 def _refuse_taken(machine: Machine, run: str) -> None:
@@ -249,18 +243,20 @@ def _attributes(launch: Launch, resources: VmResources) -> dict[str, str]:
 
 def _seen(machine: Machine, held: Handle) -> Seen:
     name = machine.place.name
+    has = {"machine_type": machine.machine_type, "disk_gb": machine.disk_gb}
     if machine.status == "TERMINATED":
         return Seen(
             ended=_end_in_words(machine, held),
             started_at=machine.started_at,
             ended_at=machine.stopped_at,
+            resources=has,
         )
     if machine.status in ("SUSPENDING", "SUSPENDED"):
         return Seen(ended=f"somebody suspended the machine {machine.place}")
     if machine.status in COMING:
         return Seen(message=f"Starting the machine {name}")
     if machine.status == "RUNNING":
-        return Seen(started_at=machine.started_at)
+        return Seen(started_at=machine.started_at, resources=has)
     return Seen(message=f"The machine {name} is {machine.status}", started_at=machine.started_at)
 
 

@@ -12,6 +12,7 @@ from engine.store import open_store
 from tests.google.compute import Compute
 from tests.google.local import talking_to
 from tests.google.server import GoogleServer
+from tests.training.launchers.conformance import write_behaviour
 from tests.training.pipeline_support import QUICK, make_columns, write_dataset
 from training.launchers.base import Launch
 from training.launchers.vm import VmLauncher
@@ -19,6 +20,13 @@ from training.launchers.vm import VmLauncher
 MACHINE = "ml-training-vm"
 ZONE = "us-central1-a"
 PROJECT = "test-project"
+RESOURCES = {
+    "project": PROJECT,
+    "zone": ZONE,
+    "machine": MACHINE,
+    "image": "stand-in",
+    "max_run_s": 3600,
+}
 
 
 @pytest.fixture
@@ -64,19 +72,25 @@ def launch(cloud_folders, small_dataset):
             "options": {"hyperparameters": QUICK},
         }
         open_store(folder).write("spec.json", json.dumps(spec).encode())
-        given = {
-            "project": PROJECT,
-            "zone": ZONE,
-            "machine": MACHINE,
-            "image": image,
-            "max_run_s": 3600,
-        }
-        return Launch(run_id, folder, "fraud", "1.0.0", given | resources)
+        return Launch(run_id, folder, "fraud", "1.0.0", RESOURCES | {"image": image} | resources)
 
     return prepare
 
 
-def until(look: Any, seconds: float = 60.0) -> Any:
+@pytest.fixture
+def stand_in(cloud_folders):
+    """Prepare a run folder for the stand-in's program; what a launcher is told of it."""
+
+    def prepare(does: str, clock_ahead_s: float = 0.0, **resources: Any) -> Launch:
+        run_id = str(uuid.uuid4())
+        folder = f"gs://{cloud_folders}/runs/{run_id}"
+        write_behaviour(open_store(folder), does, clock_ahead_s=clock_ahead_s)
+        return Launch(run_id, folder, "fraud", "1.0.0", RESOURCES | resources)
+
+    return prepare
+
+
+def until(look: Any, seconds: float = 30.0) -> Any:
     """The first true value that `look` gives."""
     give_up = time.monotonic() + seconds
     while not (value := look()):
@@ -85,7 +99,7 @@ def until(look: Any, seconds: float = 60.0) -> Any:
     return value
 
 
-def ended(launcher: VmLauncher, handle: str, seconds: float = 120.0) -> Any:
+def ended(launcher: VmLauncher, handle: str, seconds: float = 60.0) -> Any:
     """What the launcher says when the run's machine is off."""
 
     def look() -> Any:

@@ -72,8 +72,8 @@ def test_the_image_is_fetched_with_the_machines_own_token(compute, launcher, lau
     assert "--memory 800m" in told
 
 
-def test_a_second_start_finds_the_first(compute, launcher, launch):
-    run = launch("stand-in/beat")
+def test_a_second_start_finds_the_first(compute, launcher, stand_in):
+    run = stand_in("hang")
     handle = launcher.start(run)
     at_work(run)
     again = VmLauncher(every=0.01).start(run)
@@ -84,10 +84,10 @@ def test_a_second_start_finds_the_first(compute, launcher, launch):
 
 
 @pytest.mark.parametrize("exists", [False, True], ids=["new-machine", "old-machine"])
-def test_a_start_whose_answer_is_lost_is_found_again(compute, launcher, launch, exists):
+def test_a_start_whose_answer_is_lost_is_found_again(compute, launcher, stand_in, exists):
     if exists:
         compute.add_foreign(MACHINE)
-    run = launch("stand-in/succeed")
+    run = stand_in("succeed")
     compute.google.fault(r"POST .*/start$" if exists else r"POST .*/instances$", "late")
     with pytest.raises(CloudError) as lost:
         launcher.start(run)
@@ -101,8 +101,8 @@ def test_a_start_whose_answer_is_lost_is_found_again(compute, launcher, launch, 
     assert starts(compute) == 1
 
 
-def test_a_run_waits_for_the_machine_of_another(compute, launcher, launch):
-    first, second = launch("stand-in/beat"), launch("stand-in/succeed")
+def test_a_run_waits_for_the_machine_of_another(compute, launcher, stand_in):
+    first, second = stand_in("hang"), stand_in("succeed")
     held = launcher.start(first)
     with pytest.raises(PlaceBusy, match=first.run_id):
         launcher.start(second)
@@ -113,9 +113,9 @@ def test_a_run_waits_for_the_machine_of_another(compute, launcher, launch):
     assert ended(launcher, handle).ended.startswith("exit status 0")
 
 
-def test_of_runs_that_want_the_machine_at_once_one_gets_it(compute, launch):
+def test_of_runs_that_want_the_machine_at_once_one_gets_it(compute, stand_in):
     compute.add_foreign(MACHINE)
-    runs = [launch("stand-in/beat") for _ in range(4)]
+    runs = [stand_in("hang") for _ in range(4)]
     got: list[str] = []
     refused: list[Exception] = []
     gate = threading.Barrier(len(runs))
@@ -137,15 +137,15 @@ def test_of_runs_that_want_the_machine_at_once_one_gets_it(compute, launch):
     assert compute.metadata_of(MACHINE)["sentinelle-run"] in got[0]
 
 
-def test_a_run_that_is_over_keeps_no_machine(compute, launcher, launch):
-    first, second = launch("stand-in/succeed"), launch("stand-in/succeed")
+def test_a_run_that_is_over_keeps_no_machine(compute, launcher, stand_in):
+    first, second = stand_in("succeed"), stand_in("succeed")
     ended(launcher, launcher.start(first))  # and nobody cancels
     assert ended(launcher, launcher.start(second)).ended.startswith("exit status 0")
 
 
-def test_a_machine_made_otherwise_gets_label_limit_and_type(compute, launcher, launch):
+def test_a_machine_made_otherwise_gets_label_limit_and_type(compute, launcher, stand_in):
     compute.add_foreign(MACHINE)
-    ended(launcher, launcher.start(launch("stand-in/succeed", machine_type="e2-small")))
+    ended(launcher, launcher.start(stand_in("succeed", machine_type="e2-small")))
     instance = compute.instance(MACHINE)
     assert dict(instance.labels) == {"sentinelle": "training"}
     assert instance.scheduling.max_run_duration.seconds == 3600
@@ -153,15 +153,15 @@ def test_a_machine_made_otherwise_gets_label_limit_and_type(compute, launcher, l
     assert instance.machine_type.endswith("/e2-small")
 
 
-def test_a_machine_that_restarts_goes_on_with_its_run(compute, launcher, launch):
-    run = launch("stand-in/beat")
+def test_a_machine_that_restarts_goes_on_with_its_run(compute, launcher, stand_in):
+    run = stand_in("hang")
     handle = launcher.start(run)
     at_work(run)
     folder_of(run).delete("progress.json")
     compute.reset(MACHINE)
     at_work(run)
     assert launcher.poll(handle).ended is None
-    assert "the program is at work" in launcher.logs(handle, folder_of(run))
+    assert "the program has started" in launcher.logs(handle, folder_of(run))
     assert f"sentinelle: Run {run.run_id}" in launcher.logs(handle, folder_of(run))
     launcher.cancel(handle)
     until(lambda: not compute.running())
@@ -171,22 +171,23 @@ def test_a_machine_that_restarts_goes_on_with_its_run(compute, launcher, launch)
 
 
 @pytest.mark.parametrize(
-    ("image", "words"),
+    ("does", "image", "words"),
     [
-        ("stand-in/crash", "exit status 139: Segmentation fault in a library"),
-        ("not-built", "manifest unknown"),
+        ("crash", "stand-in", "exit status 139: Segmentation fault in a library"),
+        ("succeed", "not-built", "manifest unknown"),
     ],
+    ids=["crash", "no-image"],
 )
-def test_an_end_is_told_in_words(compute, launcher, launch, image, words):
-    run = launch(image)
+def test_an_end_is_told_in_words(compute, launcher, stand_in, does, image, words):
+    run = stand_in(does, image=image)
     handle = launcher.start(run)
     assert words in ended(launcher, handle).ended
     assert compute.running() == []
     assert words.rpartition(": ")[2] in launcher.logs(handle, folder_of(run))
 
 
-def test_a_machine_deleted_by_hand_is_told(compute, launcher, launch):
-    run = launch("stand-in/beat")
+def test_a_machine_deleted_by_hand_is_told(compute, launcher, stand_in):
+    run = stand_in("hang")
     handle = launcher.start(run)
     at_work(run)
     compute.delete_by_hand(MACHINE)
@@ -194,17 +195,17 @@ def test_a_machine_deleted_by_hand_is_told(compute, launcher, launch):
     launcher.cancel(handle)
 
 
-def test_a_program_that_hangs_is_ended_by_google(compute, launcher, launch):
+def test_a_program_that_hangs_is_ended_by_google(compute, launcher, stand_in):
     compute.speed, compute.grace_s = 600.0, 0.1
-    run = launch("stand-in/hang", max_run_s=1800)
+    run = stand_in("stubborn", max_run_s=1800)
     handle = launcher.start(run)
     seen = ended(launcher, handle)
     assert "after its longest run of 0:30:00" in seen.ended
     assert compute.running() == []
 
 
-def test_a_cancel_ends_the_program_and_can_be_repeated(compute, launcher, launch):
-    run = launch("stand-in/beat")
+def test_a_cancel_ends_the_program_and_can_be_repeated(compute, launcher, stand_in):
+    run = stand_in("hang")
     handle = launcher.start(run)
     at_work(run)
     launcher.cancel(handle)
@@ -215,9 +216,9 @@ def test_a_cancel_ends_the_program_and_can_be_repeated(compute, launcher, launch
     assert folder_of(run).read("progress.json") == heartbeat
 
 
-def test_no_capacity_is_told_and_a_later_start_works(compute, launcher, launch):
+def test_no_capacity_is_told_and_a_later_start_works(compute, launcher, stand_in):
     compute.stockout(2)
-    run = launch("stand-in/succeed")
+    run = stand_in("succeed")
     with pytest.raises(CloudError, match="another zone") as error:
         launcher.start(run)
     assert (error.value.reason, error.value.is_transient) == ("capacity", True)
@@ -227,17 +228,17 @@ def test_no_capacity_is_told_and_a_later_start_works(compute, launcher, launch):
     assert ended(launcher, launcher.start(run)).ended.startswith("exit status 0")
 
 
-def test_no_capacity_that_is_known_late_ends_the_run(compute, launch):
+def test_no_capacity_that_is_known_late_ends_the_run(compute, stand_in):
     compute.delay_s = 0.5
     compute.stockout()
     launcher = VmLauncher(wait_seconds=0.0, every=0.01)
-    handle = launcher.start(launch("stand-in/succeed"))
+    handle = launcher.start(stand_in("succeed"))
     assert launcher.poll(handle).message == f"Starting the machine {MACHINE}"
     assert "does not have enough resources" in ended(launcher, handle).ended
 
 
-def test_a_permission_that_is_revoked_in_mid_run_is_told(compute, launcher, launch):
-    run = launch("stand-in/beat")
+def test_a_permission_that_is_revoked_in_mid_run_is_told(compute, launcher, stand_in):
+    run = stand_in("hang")
     handle = launcher.start(run)
     at_work(run)
     words = "Required 'compute.instances.get' permission for 'projects/test-project'"
@@ -250,9 +251,9 @@ def test_a_permission_that_is_revoked_in_mid_run_is_told(compute, launcher, laun
     launcher.cancel(handle)
 
 
-def test_a_clock_that_is_an_hour_off_changes_nothing(compute, launcher, launch):
+def test_a_clock_that_is_an_hour_off_changes_nothing(compute, launcher, stand_in):
     compute.ahead_s = 3600.0
-    run = launch("stand-in/succeed")  # whose own clock is an hour slow
+    run = stand_in("succeed", clock_ahead_s=-3600.0)
     seen = ended(launcher, launcher.start(run))
     assert seen.ended.startswith("exit status 0")
     assert 0 < (seen.ended_at - seen.started_at).total_seconds() < 60
