@@ -3,15 +3,49 @@
 from django.conf import settings
 
 from deployments.models import RuleSet
-from engine.bundle import BundleManifest, load_bundle
-from engine.errors import InvalidRuleSet
+from engine.bundle import Bundle, BundleManifest, load_bundle
+from engine.bundle_cache import BundleCache
+from engine.errors import InvalidBundle, InvalidRuleSet
 from engine.rules import RuleSet as CompiledRuleSet
-from engine.store import open_store
+from engine.store import is_bucket, open_store
+
+FETCH_SECONDS = 20.0
+"""How long a bucket is waited for by whoever wants a bundle: a server asks again by itself."""
+
+
+def load(location: str, manifest_sha256: str) -> Bundle:
+    """Load a bundle of ARTIFACTS_DIR, every digest checked. That of a bucket is kept on this
+    machine, from where it loads whether the bucket answers or not.
+
+    Raises InvalidBundle, StoreUnavailable.
+    """
+    store = open_store(settings.ARTIFACTS_DIR, seconds=FETCH_SECONDS)
+    if not is_bucket(settings.ARTIFACTS_DIR):
+        return load_bundle(store, location, manifest_sha256)
+    return _cache().load(store, location, manifest_sha256)
 
 
 def verify(location: str, manifest_sha256: str) -> BundleManifest:
-    """Check every digest of a bundle and load it, as a server would; raises InvalidBundle."""
-    return load_bundle(open_store(settings.ARTIFACTS_DIR), location, manifest_sha256).manifest
+    """Check that a bundle is whole where it is stored, and load it as a server would.
+
+    A bucket is asked for the checksum of each file and not for the file itself, if that is on this
+    machine already. Raises InvalidBundle, StoreUnavailable.
+    """
+    manifest = load(location, manifest_sha256).manifest
+    if is_bucket(settings.ARTIFACTS_DIR):
+        store = open_store(settings.ARTIFACTS_DIR, seconds=FETCH_SECONDS)
+        folder = _cache().fetch(store, location, manifest_sha256) / location
+        for path in sorted(folder.iterdir()):
+            if not store.holds(f"{location}/{path.name}", path):
+                raise InvalidBundle(
+                    f"The file {path.name} in {location} is not there, or not the one that was "
+                    "registered."
+                )
+    return manifest
+
+
+def _cache() -> BundleCache:
+    return BundleCache(settings.BUNDLE_CACHE, settings.BUNDLE_CACHE_MB * 1_000_000)
 
 
 def compile_rules(source: str) -> CompiledRuleSet:

@@ -155,6 +155,14 @@ def verify_bundle(store: Store, prefix: str, manifest_sha256: str) -> BundleMani
     return _read(store, prefix, manifest_sha256).manifest
 
 
+def read_manifest(store: Store, prefix: str, manifest_sha256: str) -> BundleManifest:
+    """Check a manifest against its digest, and no other file.
+
+    Raises InvalidBundle naming what is wrong.
+    """
+    return _read_manifest(store, prefix, manifest_sha256)[1]
+
+
 class Definitions(NamedTuple):
     """What a version's inputs mean: their names, the fingerprint of their definitions (None when
     nobody knows) and the label delay (µs)."""
@@ -188,6 +196,8 @@ def publish(
 ) -> BundleManifest:
     """Copy a verified bundle, the manifest last. Publishing the same again changes nothing.
 
+    Of several that publish different bundles at once, one succeeds.
+
     Raises InvalidBundle when the source does not verify or the target holds another bundle.
     """
     verified = _read(source, source_prefix, manifest_sha256)
@@ -214,10 +224,20 @@ def _read(store: Store, prefix: str, manifest_sha256: str) -> _Verified:
 def _write(store: Store, prefix: str, contents: Mapping[str, bytes], manifest: bytes) -> None:
     if store.exists(f"{prefix}/{MANIFEST}"):
         raise InvalidBundle(f"There is already a bundle in {prefix}.")
-    for name, data in contents.items():
-        store.write(f"{prefix}/{name}", data)
-    if not store.create_if_absent(f"{prefix}/{MANIFEST}", manifest):
-        raise InvalidBundle(f"Another bundle was written to {prefix} at the same time.")
+    # In the same order by all who write there: whoever is first with the first file that differs
+    # goes on, and the others stop.
+    for name, data in [*sorted(contents.items()), (MANIFEST, manifest)]:
+        if not store.create_if_absent(f"{prefix}/{name}", data):
+            _expect(store, f"{prefix}/{name}", data)
+
+
+def _expect(store: Store, name: str, data: bytes) -> None:
+    """Refuse a file that is there already and has other content: it is another bundle's."""
+    if store.read(name) != data:
+        raise InvalidBundle(
+            f"{name} is there already, with other content. If nobody is writing a bundle there, "
+            "delete the files of that folder, which has none, and try again."
+        )
 
 
 def _read_manifest(store: Store, prefix: str, sha256: str) -> tuple[bytes, BundleManifest]:

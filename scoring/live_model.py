@@ -13,15 +13,15 @@ from typing import NamedTuple
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection
 
+from deployments import artifacts
 from deployments.models import ModelVersion
 from deployments.models import RuleSet as RuleSetRow
 from deployments.selectors import LivePointer, live_pointer, model_by_name, version_by_semver
-from engine.bundle import Bundle, load_bundle
+from engine.bundle import Bundle
 from engine.errors import InvalidRuleSet, NoModel, NotRegistered, SentinelleError
 from engine.features.live import EMPTY_HISTORY
 from engine.rules import RuleSet
 from engine.scorer import Scorer
-from engine.store import open_store
 from engine.transaction import decode_score_request
 
 logger = logging.getLogger(__name__)
@@ -192,8 +192,7 @@ def _load(version: ModelVersion, rule_set: RuleSetRow, serving: Serving | None) 
     if serving and serving.version_id == version.pk:
         bundle = serving.bundle
     else:
-        store = open_store(settings.ARTIFACTS_DIR)
-        bundle = load_bundle(store, version.location, version.manifest_sha256)
+        bundle = artifacts.load(version.location, version.manifest_sha256)
     rules = RuleSet.from_toml(rule_set.source)
     if rules.sha256 != rule_set.sha256:
         raise InvalidRuleSet(f"The source of “{rule_set.name}” is not what was registered.")

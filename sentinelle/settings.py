@@ -58,6 +58,9 @@ ARTIFACTS_DIR = env_location(
 )
 DATA_DIR = env_location("DATA_DIR", f"{_STORE}/data" if _STORE else str(HOME.data))
 RUNS_DIR = env_location("RUNS_DIR", f"{_STORE}/runs" if _STORE else str(HOME.runs))
+# Bundles of a bucket are kept here, those that were used last.
+BUNDLE_CACHE = HOME.cache / "bundles"
+BUNDLE_CACHE_MB = env_int("BUNDLE_CACHE_MB", 2048, 0, 1_000_000)
 # How far ahead of this server's clock a transaction may be dated (docs/api.md).
 MAX_CLOCK_AHEAD_SECONDS = 300
 # How old what a server believes about the champion and about keys may be.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from django.conf import settings
 
+from deployments import artifacts
 from deployments.models import ModelVersion
 from deployments.models import RuleSet as RuleSetRow
 from deployments.selectors import (
@@ -17,10 +18,9 @@ from deployments.selectors import (
     rule_set_by_name,
     version_by_semver,
 )
-from engine.bundle import Bundle, load_bundle
+from engine.bundle import Bundle
 from engine.errors import InvalidDataset, NoModel
 from engine.rules import RuleSet
-from engine.store import open_store
 from training.models import Dataset
 from training.pipeline.durations import parse_duration
 
@@ -109,9 +109,7 @@ def file_score(
     target = _Target(out, subject.files, force)
     target.check()
     chosen, rule_set = _version(model, version), _rule_set(model, rules)
-    bundle = load_bundle(
-        open_store(settings.ARTIFACTS_DIR), chosen.location, chosen.manifest_sha256
-    )
+    bundle = artifacts.load(chosen.location, chosen.manifest_sha256)
     failure = f"Writing {out} failed, and nothing was written"
     with failures_refused(failure), work_folder(out.absolute().parent) as work:
         found = _found(subject, work, labels=labels, progress=progress)

@@ -358,9 +358,19 @@ def test_publishing_over_another_bundle_is_refused(store: LocalStore, tmp_path: 
 def test_an_interrupted_publication_is_completed(store: LocalStore, tmp_path: Path) -> None:
     digest = write_small_bundle(store)
     target = LocalStore(tmp_path / "elsewhere")
-    target.write(f"a/{SUPERVISED}", b"half")
+    target.write(f"a/{SUPERVISED}", store.read(f"{PREFIX}/{SUPERVISED}"))
     publish(store, PREFIX, target, "a", digest)
     load_bundle(target, "a", digest)
+
+
+def test_files_of_something_else_are_not_written_over(store: LocalStore, tmp_path: Path) -> None:
+    digest = write_small_bundle(store)
+    target = LocalStore(tmp_path / "elsewhere")
+    target.write(f"a/{SUPERVISED}", b"other")
+    with pytest.raises(InvalidBundle, match=rf"a/{SUPERVISED} is there already"):
+        publish(store, PREFIX, target, "a", digest)
+    assert target.read(f"a/{SUPERVISED}") == b"other"
+    assert not target.exists(f"a/{MANIFEST}")
 
 
 class Canary:
