@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from django.db import connection
 from django.utils import timezone
@@ -82,3 +83,11 @@ def in_thread(work: Callable[[], Any]) -> Any:
         return work()
     finally:
         connection.close()
+
+
+def database_url() -> str:
+    """Where the tests' tables are, for another process."""
+    name = str(connection.settings_dict["NAME"])
+    if connection.vendor == "sqlite":
+        return f"sqlite:///{name}"
+    return urlunsplit(urlsplit(os.environ["DATABASE_URL"])._replace(path=f"/{name}"))

@@ -8,21 +8,19 @@ from collections.abc import Iterator
 from datetime import timedelta
 from io import StringIO
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 import pytest
 import redis
 from django.conf import settings
 from django.core.management import CommandError, call_command
-from django.db import connection
 from django.utils import timezone
 
 from deployments.models import ModelVersion
 from engine.bundle import load_bundle
 from engine.store import open_store
 from tests.bundles import seed_registry
-from tests.training.support import is_alive, wait_until
+from tests.training.support import database_url, is_alive, wait_until
 from training import selectors, services
 from training.datasets import dataset_import
 from training.models import RunState, TrainingRun
@@ -89,14 +87,6 @@ def start_worker(tmp_path):
     for worker in workers:
         worker.end()
         print(worker.log.read_text())
-
-
-def database_url() -> str:
-    """Where the tests' tables are, for another process."""
-    name = str(connection.settings_dict["NAME"])
-    if connection.vendor == "sqlite":
-        return f"sqlite:///{name}"
-    return urlunsplit(urlsplit(os.environ["DATABASE_URL"])._replace(path=f"/{name}"))
 
 
 def create() -> TrainingRun:
