@@ -110,6 +110,12 @@ class RunRefused(SentinelleError):
     code = "RUN_REFUSED"
 
 
+class RunConflict(RunRefused):
+    """The version of a run is taken, or the run has ended already."""
+
+    code = "RUN_CONFLICT"
+
+
 class RegistryError(SentinelleError):
     """What was asked of the registry of versions, rule sets and keys is refused."""
 

@@ -108,7 +108,7 @@ def prepare_version() -> None:
     runs = TrainingRun.objects.filter(model__name="fraud", version=VERSION, state__in=ACTIVE)
     for run in runs:
         step(f"Follow the run of v{VERSION} that an earlier demo began")
-        show_and_manage("train", "--follow", str(run.pk), must_succeed=False)
+        show_and_manage("runs", "watch", str(run.pk), must_succeed=False)
     if not ModelVersion.objects.filter(model__name="fraud", version=VERSION).exists():
         step(f"Train v{VERSION} in the worker")
         show_and_manage("train", "--dataset", DATASET, "--version", VERSION, "--wait")

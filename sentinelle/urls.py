@@ -12,6 +12,7 @@ admin.site.index_title = "Models, decisions and training"
 
 urlpatterns = [
     path("", include("scoring.urls")),
+    path("", include("training.urls")),
     path("admin/one-time-login/<int:user_id>/<str:token>", one_time_login, name="one-time-login"),
     path("admin/", admin.site.urls),
     path("", RedirectView.as_view(pattern_name="admin:index")),

@@ -1,7 +1,6 @@
 """Data sets and training runs in the admin. Everything that changes goes through services."""
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
@@ -10,7 +9,6 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
-from django.template.defaultfilters import filesizeformat
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django.utils import timezone
@@ -22,11 +20,11 @@ from training import selectors, services
 from training.badges import state_badge
 from training.cost_admin import CostsAdmin
 from training.datasets import dataset_delete
+from training.facts import duration_in_words, run_facts
+from training.following import time_left
 from training.forms import TrainForm
 from training.metrics import percent
 from training.models import ACTIVE, Dataset, RunState, TrainingRun
-from training.options import describe_options
-from training.pipeline.spec import decode_options
 from training.report import remedy, report_context
 from training.report_file import report_html
 from training.schedule_admin import RetrainingScheduleAdmin
@@ -234,6 +232,8 @@ class TrainingRunAdmin(CostsAdmin):
             run=run,
             badge=state_badge(run),
             facts=self._facts(run),
+            events=run.events.all(),
+            left=time_left(run, timezone.now()),
             remedy=remedy(run.stage, run.error),
             log=log,
             **report_context(run.report),
@@ -352,7 +352,7 @@ class TrainingRunAdmin(CostsAdmin):
 
     @admin.display(description="duration")
     def duration(self, run: TrainingRun) -> str:
-        return _duration(run.duration)
+        return duration_in_words(run.duration)
 
     @admin.display(description="requested", ordering="created_at")
     def requested(self, run: TrainingRun) -> str:
@@ -361,25 +361,14 @@ class TrainingRunAdmin(CostsAdmin):
     # --- the run's page ---
 
     def _facts(self, run: TrainingRun) -> list[tuple[str, str]]:
-        """What the page tells about a run, in pairs; empty values are left out."""
-        facts = [
-            ("Data set", self._link("training_dataset", run.dataset)),
-            ("Rows", f"the last {run.sample:,}" if run.sample else f"all {run.dataset.rows:,}"),
-            ("Rules", self._link("deployments_ruleset", run.rule_set)),
-            ("Seed", str(run.seed)),
-            *describe_options(decode_options(run.options)),
-            ("Requested", _moment(run.created_at, run.requested_by)),
-            ("Started", _moment(run.started_at, run.claimed_by)),
-            ("Last sign of life", _moment(run.heartbeat_at) if run.is_active else ""),
-            ("Ended", _moment(run.finished_at)),
-            ("Duration", _duration(run.duration) if run.started_at else ""),
-            ("Run", str(run.pk)),
-        ]
+        """What the page tells about a run, in pairs, with links to what they name."""
+        links = {
+            "Data set": self._link("training_dataset", run.dataset),
+            "Rules": self._link("deployments_ruleset", run.rule_set),
+        }
         if run.model_version is not None:
-            facts.insert(0, ("Version", self._link("deployments_modelversion", run.model_version)))
-        if "peak_memory_mb" in run.report:
-            facts.append(("Peak memory", filesizeformat(run.report["peak_memory_mb"] * 2**20)))
-        return [(name, value) for name, value in facts if value]
+            links["Version"] = self._link("deployments_modelversion", run.model_version)
+        return [(name, links.get(name, value)) for name, value in run_facts(run, timezone.now())]
 
     def _link(self, name: str, row: Any) -> str:
         return format_html(
@@ -400,15 +389,3 @@ class TrainingRunAdmin(CostsAdmin):
             **context,
         }
         return TemplateResponse(request, f"admin/training/trainingrun/{template}.html", context)
-
-
-def _moment(at: datetime | None, by: str = "") -> str:
-    if at is None:
-        return ""
-    return f"{timezone.localtime(at):%Y-%m-%d %H:%M:%S}" + (f" by {by}" if by else "")
-
-
-def _duration(duration: timedelta | None) -> str:
-    if duration is None:
-        return "-"
-    return str(timedelta(seconds=round(duration.total_seconds())))

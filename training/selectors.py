@@ -1,6 +1,7 @@
 """What reads data sets and training runs."""
 
 import uuid
+from datetime import datetime
 from typing import Any
 
 from django.db.models import QuerySet
@@ -16,6 +17,8 @@ from training.models import RunState, TrainingRun
 LOG_TAIL_LINES = 200
 SHORTEST_ID = 4
 RECENT_RUNS = 5
+# Of the work must be done before its speed says anything.
+LEAST_FRACTION = 0.02
 
 
 def run_by_id(run_id: Any) -> TrainingRun:
@@ -55,7 +58,13 @@ def runs_detailed() -> QuerySet[TrainingRun]:
 
 
 def run_log_tail(run: TrainingRun) -> str:
-    """The last lines that the run's program logged; empty before it started.
+    """The last lines of `run_log`; raises StoreUnavailable."""
+    return "\n".join(run_log(run).splitlines()[-LOG_TAIL_LINES:])
+
+
+def run_log(run: TrainingRun) -> str:
+    """Everything that the run's program logged, and what its place says beside it; empty before it
+    started.
 
     Raises StoreUnavailable.
     """
@@ -66,7 +75,14 @@ def run_log_tail(run: TrainingRun) -> str:
         text = launcher_named(run.launcher).logs(run.handle, folder)
     except CloudError as error:
         text = f"{program_log(folder)}\nThe log of its place can't be read: {error}"
-    return "\n".join(text.splitlines()[-LOG_TAIL_LINES:])
+    return text
+
+
+def run_expected_end(run: TrainingRun, now: datetime) -> datetime | None:
+    """When a running run will end if it goes on as it has; None when too little is done to say."""
+    if run.state != RunState.RUNNING or run.started_at is None or run.fraction < LEAST_FRACTION:
+        return None
+    return now + (now - run.started_at) * ((1 - run.fraction) / run.fraction)
 
 
 def runs_running() -> int:

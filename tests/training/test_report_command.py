@@ -131,7 +131,7 @@ def test_a_run_that_goes_on_has_none_yet():
     for option in (["--html", "x.html"], ["--json"], []):
         message = refused("1.4.0", *option)
         assert "is queued" in message
-        assert f"manage.py train --follow {run.pk}" in message
+        assert f"manage.py runs watch {run.pk}" in message
 
 
 def test_a_failed_run_says_where_why_and_what_to_do(tmp_path: Path):

@@ -1,6 +1,7 @@
 """`manage.py train`: what it refuses, and what it tells while it waits."""
 
 import threading
+from functools import partial
 from io import StringIO
 
 import pytest
@@ -16,9 +17,8 @@ from tests.training.support import (
     use_fake_job,
     wait_until,
 )
-from training import claims, services
+from training import claims, following, services
 from training.execution import run_execute
-from training.management.commands import train
 from training.models import RunState, TrainingRun
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -39,15 +39,16 @@ class Terminal(StringIO):
 class Call:
     """The command in a thread, as another process would run it."""
 
-    def __init__(self, out=None, **options) -> None:
+    def __init__(self, *words, out=None, **options) -> None:
         self.out, self.err = out or StringIO(), StringIO()
         self.failure = ""
-        self._thread = threading.Thread(target=in_thread, args=(lambda: self._call(options),))
+        call = partial(call_command, *(words or ("train",)), **options)
+        self._thread = threading.Thread(target=in_thread, args=(lambda: self._call(call),))
         self._thread.start()
 
-    def _call(self, options) -> None:
+    def _call(self, call) -> None:
         try:
-            call_command("train", stdout=self.out, stderr=self.err, **options)
+            call(stdout=self.out, stderr=self.err)
         except CommandError as error:
             self.failure = str(error)
 
@@ -85,7 +86,7 @@ def test_without_waiting_it_says_how_to_follow():
     call_command("train", dataset="sales", semver="1.0.0", rules="none", seed=7, stdout=out)
     run = TrainingRun.objects.get()
     assert (run.state, run.rule_set.name, run.seed) == (RunState.QUEUED, "none", 7)
-    assert f"--follow {run.pk}" in out.getvalue()
+    assert f"runs watch {run.pk}" in out.getvalue()
     assert "2,000 transactions, 1.00% frauds" in out.getvalue()
 
 
@@ -96,7 +97,7 @@ def test_an_active_run_of_the_version_is_refused():
 
 
 def test_waiting_tells_that_no_worker_answers_and_then_how_it_ended(monkeypatch):
-    monkeypatch.setattr(train, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(following, "PATIENCE_SECONDS", 0.2)
     use_fake_job(monkeypatch, "fail")
     call = Call(dataset="sales", semver="1.0.0", wait=True)
     wait_until(lambda: "No worker has picked this run up" in call.err.getvalue())
@@ -109,7 +110,7 @@ def test_waiting_tells_that_no_worker_answers_and_then_how_it_ended(monkeypatch)
 
 
 def test_waiting_behind_another_run_is_told_apart(monkeypatch):
-    monkeypatch.setattr(train, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(following, "PATIENCE_SECONDS", 0.2)
     claim_run(make_run("0.9.0"))
     call = Call(dataset="sales", semver="1.0.0", wait=True)
     wait_until(lambda: "busy with 1 other run" in call.err.getvalue())
@@ -119,7 +120,7 @@ def test_waiting_behind_another_run_is_told_apart(monkeypatch):
 
 
 def test_a_terminal_shows_one_line_that_moves():
-    call = Call(Terminal(), dataset="sales", semver="1.0.0", wait=True)
+    call = Call(out=Terminal(), dataset="sales", semver="1.0.0", wait=True)
     run = wait_until(TrainingRun.objects.first)
     wait_until(lambda: "queued" in call.out.getvalue())
     claim_run(run)
@@ -137,7 +138,7 @@ def test_a_run_whose_worker_died_ends_the_waiting_without_beat(settings):
     settings.TRAINING_LEASE_SECONDS = 1
     run = make_run()
     claim_run(run)
-    call = Call(follow=run.pk)
+    call = Call("runs", "watch", str(run.pk))
     call.join()
     assert "stopped answering" in call.failure
 
@@ -146,7 +147,7 @@ def test_an_interrupt_leaves_the_run_alone(monkeypatch):
     def interrupt(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train.time, "sleep", interrupt)
+    monkeypatch.setattr(following.time, "sleep", interrupt)
     out = StringIO()
     with pytest.raises(SystemExit) as exit_:
         call_command("train", dataset="sales", semver="1.0.0", wait=True, stdout=out)
@@ -154,18 +155,17 @@ def test_an_interrupt_leaves_the_run_alone(monkeypatch):
     run = TrainingRun.objects.get()
     assert run.state == RunState.QUEUED
     assert run.cancel_requested_at is None
-    assert f"The run goes on. Follow it: manage.py train --follow {run.pk}" in out.getvalue()
+    assert f"The run goes on. Follow it: manage.py runs watch {run.pk}" in out.getvalue()
 
 
-@pytest.mark.parametrize("how", ["restart", "follow"])
 @pytest.mark.parametrize(
     ("option", "value"),
     [("--seed", "0"), ("--version", "2.0.0"), ("--search", "4"), ("--without", "labels")],
 )
-def test_an_option_beside_a_run_that_exists_is_refused(how, option, value):
+def test_an_option_beside_a_run_that_exists_is_refused(option, value):
     run = make_run()
-    with pytest.raises(CommandError, match=f"--{how} .* without {option}.*start a new run"):
-        call_command("train", f"--{how}", str(run.pk), option, value)
+    with pytest.raises(CommandError, match=f"--restart .* without {option}.*start a new run"):
+        call_command("train", "--restart", str(run.pk), option, value)
     assert TrainingRun.objects.count() == 1
 
 

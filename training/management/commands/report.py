@@ -44,7 +44,7 @@ examples:
         if run.is_active:
             raise CommandError(
                 f"Run {run.pk} is {run.state}: its report comes when it ends. Follow it: "
-                f"manage.py train --follow {run.pk}"
+                f"manage.py runs watch {run.pk}"
             )
         page = report_html(run)
         try:
@@ -66,5 +66,5 @@ examples:
     def _check_report(self, run: TrainingRun) -> None:
         if run.report:
             return
-        follow = f" Follow it: manage.py train --follow {run.pk}" if run.is_active else ""
+        follow = f" Follow it: manage.py runs watch {run.pk}" if run.is_active else ""
         raise CommandError(f"Run {run.pk} is {run.state} and has no report.{follow}")

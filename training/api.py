@@ -1,0 +1,213 @@
+"""Training runs over HTTP: translate in, one call, translate out. The contract is docs/api.md."""
+
+from datetime import datetime
+from typing import Annotated, Any, cast
+from uuid import UUID
+
+import msgspec
+from django.http import HttpResponse
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
+from msgspec import Meta
+from rest_framework.request import Request
+
+from deployments.models import Scope
+from engine.errors import FieldError, InvalidRequest, SentinelleError
+from scoring.api import JsonView
+from scoring.authentication import Caller
+from training import selectors, services
+from training.models import RunState, TrainingRun
+from training.options import DATES, FIELDS, read_options
+
+PAGE = 50
+MOST = 200
+LOG_LINES = 1_000
+OPTIONS = {field.name for field in FIELDS}
+
+
+class NewRun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of `POST /training-runs`."""
+
+    dataset: str
+    version: str
+    model: str | None = None
+    rules: str | None = None
+    sample: Annotated[int, Meta(ge=1)] | None = None
+    seed: Annotated[int, Meta(ge=0)] = 0
+    launcher: str = "local"
+    resources: dict[str, int | str] | None = None
+    options: dict[str, Any] = {}
+
+
+class UnknownRun(SentinelleError):
+    """There is no training run of that id."""
+
+    code = "UNKNOWN_RUN"
+
+
+class RunsView(JsonView):
+    """`/training-runs`: start a run, list runs."""
+
+    required_scope = Scope.TRAIN.value
+
+    def post(self, request: Request) -> HttpResponse:
+        """Answer 201 with the queued run and its address."""
+        asked = _decode(self.body(request._request))
+        arguments = {"model": asked.model} if asked.model else {}
+        run = services.run_create(
+            dataset=asked.dataset,
+            version=asked.version,
+            rules=asked.rules,
+            sample=asked.sample,
+            seed=asked.seed,
+            launcher=asked.launcher,
+            resources=asked.resources,
+            options=_options(asked.options),
+            requested_by=cast(Caller, request.user).name,
+            **arguments,
+        )
+        response = self.answer(described(selectors.run_by_id(run.pk)), status=201)
+        response["Location"] = f"/training-runs/{run.pk}"
+        return response
+
+    def get(self, request: Request) -> HttpResponse:
+        """Answer the most recent runs first, and the address of the next page."""
+        asked = request.query_params
+        runs = selectors.runs_detailed()
+        if state := asked.get("state"):
+            if state not in RunState.values:
+                raise _wrong("state", f"expected one of {', '.join(RunState.values)}")
+            runs = runs.filter(state=state)
+        if model := asked.get("model"):
+            runs = runs.filter(model__name=model)
+        limit = _number(asked.get("limit"), PAGE)
+        if before := asked.get("before"):
+            last = _found(before)
+            runs = runs.filter(created_at__lt=last.created_at)
+        page = list(runs[: limit + 1])
+        following = None
+        if len(page) > limit:
+            page = page[:limit]
+            query = request._request.GET.copy()
+            query["before"] = str(page[-1].pk)
+            following = f"/training-runs?{query.urlencode()}"
+        return self.answer({"results": [described(run) for run in page], "next": following})
+
+
+class RunView(JsonView):
+    """`GET /training-runs/{id}`: one run, with its timeline and, once it succeeded, metrics."""
+
+    required_scope = Scope.TRAIN.value
+
+    def get(self, request: Request, run_id: UUID) -> HttpResponse:  # noqa: ARG002
+        """Answer the run."""
+        run = _found(run_id)
+        events = [
+            {"at": event.at, "state": event.state, "by": event.by, "message": event.message}
+            for event in run.events.all()
+        ]
+        metrics = run.model_version.metrics if run.model_version is not None else None
+        return self.answer(described(run) | {"events": events, "metrics": metrics})
+
+
+class RunLogView(JsonView):
+    """`GET /training-runs/{id}/log`: the last lines that its program logged."""
+
+    required_scope = Scope.TRAIN.value
+
+    def get(self, request: Request, run_id: UUID) -> HttpResponse:
+        """Answer the lines; `?lines=` tells how many at most."""
+        count = _number(request.query_params.get("lines"), selectors.LOG_TAIL_LINES, LOG_LINES)
+        lines = selectors.run_log(_found(run_id)).splitlines()
+        return self.answer({"lines": lines[-count:]})
+
+
+class RunCancelView(JsonView):
+    """`POST /training-runs/{id}/cancel`: end a run."""
+
+    required_scope = Scope.TRAIN.value
+
+    def post(self, request: Request, run_id: UUID) -> HttpResponse:
+        """Answer 202 with the run; it is cancelled once its program has ended."""
+        run = _found(run_id)
+        services.run_cancel(run, by=cast(Caller, request.user).name, now=timezone.now())
+        return self.answer(described(selectors.run_by_id(run.pk)), status=202)
+
+
+def described(run: TrainingRun) -> dict[str, Any]:
+    """A run as the API gives it."""
+    return {
+        "id": run.pk,
+        "model": run.model.name,
+        "version": run.version,
+        "dataset": run.dataset.name,
+        "state": run.state,
+        "stage": run.stage,
+        "fraction": run.fraction,
+        "rows": run.rows,
+        "message": run.message,
+        "error": run.error or None,
+        "launcher": run.launcher,
+        "launcher_reason": run.launcher_reason or None,
+        "resources": run.resources,
+        "is_registered": run.model_version is not None,
+        "requested_by": run.requested_by,
+        "created_at": run.created_at,
+        "started_at": run.started_at,
+        "heartbeat_at": run.heartbeat_at,
+        "expected_end_at": selectors.run_expected_end(run, timezone.now()),
+        "cancel_requested_at": run.cancel_requested_at,
+        "finished_at": run.finished_at,
+        "estimated_cost_usd": run.estimated_cost_usd,
+        "cost_usd": run.cost_usd,
+    }
+
+
+def _decode(body: bytes) -> NewRun:
+    try:
+        return msgspec.json.decode(body, type=NewRun)
+    except msgspec.ValidationError as error:
+        words, _, place = str(error).partition(" - at `$.")
+        raise _wrong(place.rstrip("`") or "body", words) from None
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(f"The body is not JSON: {error}") from None
+
+
+def _options(given: dict[str, Any]) -> Any:
+    if unknown := sorted(given.keys() - OPTIONS):
+        raise _wrong(f"options.{unknown[0]}", f"unknown; options are {', '.join(sorted(OPTIONS))}")
+    return read_options({name: _value(name, value) for name, value in given.items()})
+
+
+def _value(name: str, value: Any) -> Any:
+    if name not in DATES or value is None:
+        return value
+    try:
+        at: datetime | None = parse_datetime(value)
+    except (TypeError, ValueError):
+        at = None
+    if at is None or at.tzinfo is None:
+        raise _wrong(f"options.{name}", "expected a time such as 2026-01-31T00:00:00Z")
+    return at
+
+
+def _found(run_id: Any) -> TrainingRun:
+    try:
+        run = selectors.runs_detailed().filter(pk=UUID(str(run_id))).first()
+    except ValueError:
+        run = None
+    if run is None:
+        raise UnknownRun(f"There is no training run {run_id}.")
+    return run
+
+
+def _number(text: str | None, default: int, most: int = MOST) -> int:
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= most:
+        raise _wrong("limit", f"expected a number from 1 to {most}")
+    return int(text)
+
+
+def _wrong(field: str, message: str) -> InvalidRequest:
+    return InvalidRequest(f"{field}: {message}", [FieldError(field, message)])

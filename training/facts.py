@@ -1,0 +1,63 @@
+"""What is told of a run, in words: on its page and on a terminal."""
+
+from datetime import datetime, timedelta
+
+from django.template.defaultfilters import filesizeformat
+from django.utils import timezone
+
+from training.models import TrainingRun
+from training.options import describe_options
+from training.pipeline.spec import decode_options
+from training.selectors import run_expected_end
+
+
+def run_facts(run: TrainingRun, now: datetime) -> list[tuple[str, str]]:
+    """Pairs of words; what is empty is left out. Needs the run's report."""
+    data = run.dataset
+    facts = [
+        ("Version", str(run.model_version or "")),
+        ("Data set", data.name),
+        ("Rows", f"the last {run.sample:,}" if run.sample else f"all {data.rows:,}"),
+        ("Rules", run.rule_set.name),
+        ("Seed", str(run.seed)),
+        *describe_options(decode_options(run.options)),
+        ("Launcher", f"{run.launcher}: {run.launcher_reason}".removesuffix(": ")),
+        ("Resources", describe_resources(run.resources)),
+        ("At its place", run.handle if run.launcher != "local" else ""),
+        ("Requested", moment(run.created_at, run.requested_by)),
+        ("Started", moment(run.started_at, run.claimed_by)),
+        ("Last sign of life", moment(run.heartbeat_at) if run.is_active else ""),
+        ("Expected end", moment(run_expected_end(run, now))),
+        ("Ended", moment(run.finished_at)),
+        ("Duration", duration_in_words(run.duration) if run.started_at else ""),
+        ("Cost", _cost(run)),
+    ]
+    if "peak_memory_mb" in run.report:
+        facts.append(("Peak memory", filesizeformat(run.report["peak_memory_mb"] * 2**20)))
+    facts.append(("Run", str(run.pk)))
+    return [(name, value) for name, value in facts if value]
+
+
+def describe_resources(resources: dict[str, object]) -> str:
+    """What a place gives, as `name value` pairs."""
+    return ", ".join(f"{name} {value}" for name, value in resources.items() if value)
+
+
+def moment(at: datetime | None, by: str = "") -> str:
+    """A moment in the site's time zone, and whose it was; empty for None."""
+    if at is None:
+        return ""
+    return f"{timezone.localtime(at):%Y-%m-%d %H:%M:%S}" + (f" by {by}" if by else "")
+
+
+def duration_in_words(duration: timedelta | None) -> str:
+    """Hours, minutes and seconds; “-” for None."""
+    if duration is None:
+        return "-"
+    return str(timedelta(seconds=round(duration.total_seconds())))
+
+
+def _cost(run: TrainingRun) -> str:
+    if run.cost_usd is not None:
+        return f"${run.cost_usd:.2f}"
+    return f"about ${run.estimated_cost_usd:.2f}" if run.estimated_cost_usd is not None else ""
