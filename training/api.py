@@ -5,6 +5,7 @@ from typing import Annotated, Any, cast
 from uuid import UUID
 
 import msgspec
+from django.conf import settings
 from django.http import HttpResponse
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
@@ -18,6 +19,7 @@ from scoring.authentication import Caller
 from training import selectors, services
 from training.models import RunState, TrainingRun
 from training.options import DATES, FIELDS, read_options
+from training.places import PLACE_FIELDS, read_place
 
 PAGE = 50
 MOST = 200
@@ -35,7 +37,7 @@ class NewRun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sample: Annotated[int, Meta(ge=1)] | None = None
     seed: Annotated[int, Meta(ge=0)] = 0
     launcher: str = "local"
-    resources: dict[str, int | str] | None = None
+    resources: dict[str, int | str] = {}
     options: dict[str, Any] = {}
 
 
@@ -53,18 +55,17 @@ class RunsView(JsonView):
     def post(self, request: Request) -> HttpResponse:
         """Answer 201 with the queued run and its address."""
         asked = _decode(self.body(request._request))
-        arguments = {"model": asked.model} if asked.model else {}
         run = services.run_create(
             dataset=asked.dataset,
+            model=asked.model or settings.MODEL_NAME,
             version=asked.version,
             rules=asked.rules,
             sample=asked.sample,
             seed=asked.seed,
             launcher=asked.launcher,
-            resources=asked.resources,
+            resources=_resources(asked.launcher, asked.resources),
             options=_options(asked.options),
             requested_by=cast(Caller, request.user).name,
-            **arguments,
         )
         response = self.answer(described(selectors.run_by_id(run.pk)), status=201)
         response["Location"] = f"/training-runs/{run.pk}"
@@ -171,6 +172,13 @@ def _decode(body: bytes) -> NewRun:
         raise _wrong(place.rstrip("`") or "body", words) from None
     except msgspec.DecodeError as error:
         raise InvalidRequest(f"The body is not JSON: {error}") from None
+
+
+def _resources(launcher: str, given: dict[str, Any]) -> dict[str, Any]:
+    names = [field.name for field in PLACE_FIELDS]
+    if unknown := sorted(given.keys() - set(names)):
+        raise _wrong(f"resources.{unknown[0]}", f"unknown; resources are {', '.join(names)}")
+    return read_place(launcher, given)
 
 
 def _options(given: dict[str, Any]) -> Any:

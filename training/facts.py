@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from django.template.defaultfilters import filesizeformat
 from django.utils import timezone
 
+from training.launchers.resources import describe_resources, read_resources
 from training.models import TrainingRun
 from training.options import describe_options
 from training.pipeline.spec import decode_options
@@ -21,8 +22,9 @@ def run_facts(run: TrainingRun, now: datetime) -> list[tuple[str, str]]:
         ("Rules", run.rule_set.name),
         ("Seed", str(run.seed)),
         *describe_options(decode_options(run.options)),
-        ("Launcher", f"{run.launcher}: {run.launcher_reason}".removesuffix(": ")),
-        ("Resources", describe_resources(run.resources)),
+        ("Launcher", run.launcher),
+        ("Resources", describe_place(run)),
+        ("Chosen because", run.launcher_reason),
         ("At its place", run.handle if run.launcher != "local" else ""),
         ("Requested", moment(run.created_at, run.requested_by)),
         ("Started", moment(run.started_at, run.claimed_by)),
@@ -38,9 +40,9 @@ def run_facts(run: TrainingRun, now: datetime) -> list[tuple[str, str]]:
     return [(name, value) for name, value in facts if value]
 
 
-def describe_resources(resources: dict[str, object]) -> str:
-    """What a place gives, as `name value` pairs."""
-    return ", ".join(f"{name} {value}" for name, value in resources.items() if value)
+def describe_place(run: TrainingRun) -> str:
+    """Where a run executes and what it has there."""
+    return describe_resources(read_resources(run.launcher, run.resources))
 
 
 def moment(at: datetime | None, by: str = "") -> str:

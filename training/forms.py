@@ -10,12 +10,13 @@ from engine.errors import RunRefused
 from training import selectors
 from training.models import Dataset
 from training.options import COUNTS, DATES, FIELDS, NUMBERS, read_options
+from training.places import LAUNCHERS, PLACE_FIELDS, read_place
 
 # Options that are not text.
 KINDS: dict[str, type[forms.Field]] = {
     **dict.fromkeys(DATES, forms.DateTimeField),
     **dict.fromkeys(NUMBERS, forms.FloatField),
-    **dict.fromkeys(COUNTS, forms.IntegerField),
+    **dict.fromkeys((*COUNTS, "cpu"), forms.IntegerField),
 }
 
 
@@ -48,10 +49,16 @@ class TrainForm(forms.Form):
     seed = forms.IntegerField(
         initial=0, min_value=0, max_value=2**31 - 1, help_text="The same seed, the same version."
     )
+    launcher = forms.ChoiceField(
+        choices=list(LAUNCHERS.items()),
+        initial="local",
+        required=False,
+        help_text="Where it executes. What is empty below has its usual value there.",
+    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        for option in FIELDS:
+        for option in (*PLACE_FIELDS, *FIELDS):
             kind = KINDS.get(option.name, forms.CharField)
             self.fields[option.name] = kind(
                 required=False, label=option.label, help_text=option.help
@@ -69,6 +76,7 @@ class TrainForm(forms.Form):
         Raises RunRefused for options that can't be.
         """
         values = self.cleaned_data
+        launcher = values["launcher"] or "local"
         return {
             "model": values["model"].name,
             "dataset": values["dataset"].name,
@@ -76,6 +84,8 @@ class TrainForm(forms.Form):
             "rules": values["rules"].name if values["rules"] else None,
             "sample": values["sample"],
             "seed": values["seed"],
+            "launcher": launcher,
+            "resources": read_place(launcher, values),
             "options": read_options({option.name: values[option.name] for option in FIELDS}),
         }
 

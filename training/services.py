@@ -16,7 +16,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from deployments.models import ModelVersion, RegisteredModel, RuleSet
-from engine.errors import FieldError, RunRefused
+from engine.errors import FieldError, RunConflict, RunRefused
 from training import messages, transitions
 from training.launchers import launcher_named
 from training.launchers.choose import AUTO, choose
@@ -190,7 +190,7 @@ def _refuse_taken_version(model: RegisteredModel, version: str) -> None:
     if active is not None:
         message = f"{model.name} v{version} is being trained: run {active.pk} is {active.state}."
     if message:
-        raise RunRefused(message, [FieldError("version", message)])
+        raise RunConflict(message, [FieldError("version", message)])
 
 
 # --- Stopping and recovering ---------------------------------------------------------------
@@ -219,7 +219,7 @@ def run_cancel(run: TrainingRun, *, now: datetime, by: str = "") -> None:
             transitions.note(run.pk, "Cancelling was asked for.", by, now)
     if not asked and not begun.exists():
         run.refresh_from_db()
-        raise RunRefused(f"This run has already ended: it is {run.state}.")
+        raise RunConflict(f"This run has already ended: it is {run.state}.")
     if begun.filter(next_step_at__isnull=False).update(next_step_at=now):
         messages.send_on_commit(messages.STEP_RUN, run.pk)
     runs_fail_abandoned(now=now)

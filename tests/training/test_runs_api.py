@@ -46,7 +46,10 @@ def test_a_run_is_started_and_found_at_its_address(api):
     assert response.status_code == 201
     run = TrainingRun.objects.get()
     assert (run.seed, run.sample, run.rule_set.name) == (3, 500, "none")
-    assert run.options == {"label_delay_us": 172_800_000_000, "search": {"configurations": 4}}
+    assert run.options == {
+        "label_delay_us": 172_800_000_000,
+        "search": {"configurations": 4, "minutes": 30.0},
+    }
     assert run.requested_by == "pipeline"
     found = api.get(response["Location"]).json()
     assert (found["id"], found["state"], found["launcher"]) == (str(run.pk), "queued", "local")

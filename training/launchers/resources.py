@@ -71,7 +71,8 @@ def resources_for(launcher: str, given: Mapping[str, Any] | None = None) -> Reso
             or no project; `errors` names the field.
     """
     if launcher not in KINDS:
-        raise RunRefused(f"There is no launcher “{launcher}”; there is {', '.join(KINDS)}.")
+        message = f"There is no launcher “{launcher}”; there is {', '.join(KINDS)}."
+        raise RunRefused(message, [FieldError("launcher", message)])
     values = {**_defaults(launcher), **{k: v for k, v in (given or {}).items() if v is not None}}
     if launcher == "cloud-run":
         values.setdefault(

@@ -10,11 +10,13 @@ from django.core.management.base import CommandError
 
 from deployments.management.base import SentinelleCommand, system_user
 from training import selectors, services
+from training.facts import describe_place
 from training.following import Follower
 from training.management.commands.simulate import parse_date
 from training.models import TrainingRun
 from training.options import COUNTS, DATES, FIELDS, NUMBERS, describe_options, read_options
 from training.pipeline.spec import decode_options
+from training.places import LAUNCHERS, PLACE_FIELDS, read_place
 
 TYPES: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(DATES, parse_date),
@@ -33,7 +35,8 @@ METAVARS = {
 }
 
 OF_NEW_RUNS = (
-    "dataset", "semver", "model", "rules", "sample", "seed", *(option.name for option in FIELDS)
+    "dataset", "semver", "model", "rules", "sample", "seed", "launcher",
+    *(option.name for option in FIELDS), *(place.name for place in PLACE_FIELDS),
 )  # fmt: skip
 
 
@@ -48,6 +51,8 @@ class Command(SentinelleCommand):
   manage.py train --dataset cards --version 2.1.0 --review-rate 0.005 --block-rate 0.0005
   manage.py train --dataset cards --version 2.2.0 --cost-review 4 --cost-block-legit 25
   manage.py train --dataset paysim --version 3.0.0 --rules none --without labels,balances
+  manage.py train --dataset cards --version 4.0.0 --launcher cloud-run --cpu 8 --memory 16Gi
+  manage.py train --dataset cards --version 4.1.0 --launcher auto --wait
   manage.py train --restart 4f1c0e2a-5d2b-4b1e-9a55-0c6f6a3f5d11 --wait
 
 Time goes  train | validation | label delay | test.  Nothing that becomes known after the cut-off
@@ -66,6 +71,16 @@ decides what is fitted or tuned. docs/training.md explains each option."""
                 type=TYPES.get(option.name, str),
                 metavar=METAVARS.get(option.name),
                 help=option.help.replace("%", "%%"),
+            )
+        parser.add_argument(
+            "--launcher", choices=LAUNCHERS, help="where it executes (local); auto says why"
+        )
+        for place in PLACE_FIELDS:
+            parser.add_argument(
+                f"--{place.name.replace('_', '-')}",
+                type=int if place.name == "cpu" else str,
+                metavar=place.metavar,
+                help=place.help,
             )
         parser.add_argument("--restart", type=UUID, metavar="RUN", help="start a run again")
         parser.add_argument("--wait", action="store_true", help="follow the run until it ends")
@@ -87,6 +102,7 @@ decides what is fitted or tuned. docs/training.md explains each option."""
             earlier = selectors.run_by_id(options["restart"])
             run = services.run_restart(earlier, requested_by=system_user())
         elif options["dataset"] and options["semver"]:
+            launcher = options["launcher"] or "local"
             run = services.run_create(
                 dataset=options["dataset"],
                 version=options["semver"],
@@ -95,6 +111,8 @@ decides what is fitted or tuned. docs/training.md explains each option."""
                 sample=options["sample"],
                 seed=options["seed"] or 0,
                 options=read_options({option.name: options[option.name] for option in FIELDS}),
+                launcher=launcher,
+                resources=read_place(launcher, options),
                 requested_by=system_user(),
             )
         else:
@@ -105,7 +123,10 @@ decides what is fitted or tuned. docs/training.md explains each option."""
             f"Run {run.pk}: {run.model.name} v{run.version} on “{data.name}” ({part}{data.rows:,} "
             f"transactions, {data.fraud_rate:.2%} frauds), rules “{run.rule_set.name}”."
         )
-        for name, value in describe_options(decode_options(run.options)):
+        for name, value in (
+            *describe_options(decode_options(run.options)),
+            ("Where", run.launcher_reason or describe_place(run)),
+        ):
             self.stdout.write(f"  {name}: {value}")
         return run
 
