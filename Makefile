@@ -4,13 +4,14 @@ SHELL := /bin/sh
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BUILDER ?= buildah
 # Many tests wait for a server or a child: four processes are worth it on two cores already.
 PARALLEL := -n 4 --dist loadfile
 # The network may be slow, a compiler may be missing: only ready-made wheels are installed.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --only-binary=:all:
 export PORT DEMO_EXIT SENTINELLE_HOME
 
-.PHONY: help demo run test lint bench lock clean
+.PHONY: help demo run test lint bench image lock clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## */\t/' | expand -t 10
@@ -37,6 +38,10 @@ lint: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev  ## Measure speed; prints a table, as ratios where that is fairer
 	$(BIN)/python -m benchmarks
+
+image:  ## Build the image without a Docker daemon, with buildah or BUILDER; see docs/image.md
+	@command -v $(BUILDER) >/dev/null || { echo "There is no $(BUILDER) here (Debian: apt install buildah). docs/image.md has other ways." >&2; exit 1; }
+	$(BUILDER) build --isolation chroot --format docker --tag sentinelle .
 
 lock: $(VENV)/.installed-dev  ## Pin every version anew from requirements*.in
 	$(BIN)/pip-compile -q --no-emit-index-url --no-emit-find-links --no-annotate --no-header --strip-extras --allow-unsafe requirements.in

@@ -28,6 +28,8 @@ class Request(NamedTuple):
     body: Body | None = None
     operations: str = ""
     """The answer is a long-running operation: the path to its name, such as `v1`."""
+    takes: float = 0.0
+    """Seconds that it may take, if more than others."""
 
     @property
     def url(self) -> str:
@@ -88,12 +90,13 @@ def send_and_wait(request: Request, what: str, waits: Waits, tell: Tell) -> dict
     answer = send(request, what)
     if not request.operations:
         return answer
-    pauses = waits.pauses(waits.operation)
+    patience = max(waits.operation, request.takes)
+    pauses = waits.pauses(patience)
     began = time.monotonic()
     while not answer.get("done"):
         if not pauses.pause():
             raise CloudError(
-                f"{what}: Google is still at it after {waits.operation:.0f} s (the operation "
+                f"{what}: Google is still at it after {patience:.0f} s (the operation "
                 f"{answer['name']}). Start the command again later: it goes on from here."
             )
         tell(f"waiting for Google, {time.monotonic() - began:.0f} s")

@@ -130,19 +130,12 @@ def job_ensure(
 
 def job_create(name: JobName, spec: JobSpec) -> JobInfo:
     """Create the job and wait until it can be executed. Raises RunRefused beyond the limits."""
-    from google.cloud import run_v2
-
-    job = run_v2.Job(
-        labels=LABELS,
-        template={"task_count": 1, "template": {"containers": [{"name": CONTAINER}]}},
-    )
-    _apply(job, spec)
     if not spec.image:
         raise CloudError(
             f"The job {name.job} needs an image: set TRAINING_IMAGE or give --image.",
             reason="image",
         )
-    _check(job)
+    job = job_message(spec)
     what = f"Creating the job {name.job}"
     with translated(what, project=name.project, region=name.region):
         operation = clients.run_jobs().create_job(
@@ -159,17 +152,38 @@ def job_update(name: JobName, spec: JobSpec) -> tuple[JobInfo, list[Change]]:
     """
     job = _job(name)
     before = _info(job)
-    _apply(job, spec)
-    changes = _differences(before, _info(job))
+    changes = job_adjust(job, spec)
     # A job that could not be made ready is sent again: its image may be there by now.
     if not changes and not before.problem:
         return before, []
-    _check(job)
     what = f"Updating the job {name.job}"
     with translated(what, project=name.project, region=name.region):
         operation = clients.run_jobs().update_job(job=job, timeout=CALL_SECONDS)
         generation = operation.metadata.generation
     return _wait(what, name, generation), changes
+
+
+def job_message(spec: JobSpec) -> Any:
+    """Google's message of a new job. Raises RunRefused beyond the limits."""
+    from google.cloud import run_v2
+
+    job = run_v2.Job(
+        labels=LABELS,
+        template={"task_count": 1, "template": {"containers": [{"name": CONTAINER}]}},
+    )
+    _apply(job, spec)
+    _check(job)
+    return job
+
+
+def job_adjust(job: Any, spec: JobSpec) -> list[Change]:
+    """Write `spec` into the message of a job; what changed. Raises RunRefused beyond the limits."""
+    before = _info(job)
+    _apply(job, spec)
+    changes = _differences(before, _info(job))
+    if changes:
+        _check(job)
+    return changes
 
 
 def job_delete(name: JobName) -> None:

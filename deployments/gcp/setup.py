@@ -5,6 +5,7 @@ plan goes on where it was. The same list is printed by a dry run.
 """
 
 import base64
+import json
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -22,6 +23,7 @@ from deployments.gcp.grants import (
     places,
 )
 from deployments.gcp.rest import Body, Hidden, Request, Tell, Waits, send, send_and_wait
+from deployments.gcp.run_jobs import JobSpec, job_adjust, job_message
 
 APIS = (
     "run", "compute", "storage", "artifactregistry", "cloudbuild", "secretmanager", "iam",
@@ -282,6 +284,45 @@ def _covers(found: Any, wanted: Any) -> bool:
             _covers(found.get(name), value) for name, value in wanted.items()
         )
     return bool(found == wanted)
+
+
+def job_steps(names: Names, spec: JobSpec, new: JobSpec) -> list[Step]:
+    """The Cloud Run job and its roles: `spec` is what it has to have, `new` what it is made of when
+    there is none."""
+    from google.cloud import run_v2
+
+    path = f"v2/{names.parent}/jobs"
+
+    def fix(found: Body | None) -> Change | None:
+        if found is None:
+            body = _json(job_message(new))
+            request = Request("POST", "run", f"{path}?jobId={names.job}", body, operations="v2")
+            return Change("created", request)
+        job = run_v2.Job.from_json(json.dumps(found), ignore_unknown_fields=True)
+        changes = job_adjust(job, spec)
+        if not changes:
+            return None
+        words = ", ".join(f"{change.field} {change.after}" for change in changes)
+        request = Request("PATCH", "run", f"{path}/{names.job}", _json(job), operations="v2")
+        return Change(f"changed: {words}", request)
+
+    look = Request("GET", "run", f"{path}/{names.job}")
+    job = Step(f"Cloud Run job {names.job}", f"trains, as {new.service_account}", look, fix)
+    return [job, *_policies(names, ["job"])]
+
+
+def _json(message: Any) -> dict[str, Any]:
+    """A message as it is sent, without what only Google writes."""
+    written: dict[str, Any] = json.loads(
+        type(message).to_json(
+            message, use_integers_for_enums=False, always_print_fields_with_no_presence=False
+        )
+    )
+    return {
+        name: value
+        for name, value in written.items()
+        if name in ("labels", "annotations", "template", "launchStage", "etag", "name")
+    }
 
 
 # --- Carrying it out ------------------------------------------------------------------------

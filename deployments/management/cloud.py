@@ -4,10 +4,13 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from typing import Any
 
 from django.conf import settings
-from django.core.management.base import CommandError
+from django.core.management.base import CommandError, CommandParser
 
+from deployments.costs import dollars, storage_cost
 from deployments.gcp.grants import Names
 from deployments.gcp.rest import Request, Waits
 from deployments.gcp.setup import Step, apply, calls
@@ -29,7 +32,33 @@ NAMES = {
 }
 
 
-def named(*, project: str, region: str, bucket: str | None, job: str, vm: bool) -> Names:
+class JobCommand(SentinelleCommand):
+    """A command on one job, with the arguments of the scripts that it replaces."""
+
+    def add_places(self, parser: CommandParser) -> None:
+        """PROJECT JOB REGION VERSION, and --bucket."""
+        parser.add_argument("project", help="the project's ID")
+        parser.add_argument("job", help="name of the Cloud Run job, such as sentinelle-training")
+        parser.add_argument("region", help="such as europe-west1")
+        parser.add_argument("version", help="the version to train, such as 1.0.0")
+        parser.add_argument("--bucket", help="by default PROJECT-ml-data")
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        # Django's own --version would write over the version to train.
+        return super().create_parser(prog_name, subcommand, conflict_handler="resolve", **kwargs)
+
+
+def idle_costs() -> str:
+    """What the project costs while nothing trains."""
+    gb = storage_cost(Decimal(1), Decimal(1))
+    return (
+        f"While nothing trains, only what is kept costs: the bucket {dollars(gb.usd)} per GB and "
+        "month, images about $0.10 per GB and month after the first 0.5 GB, secrets nothing up to "
+        "six. A job costs nothing between its executions. See manage.py costs."
+    )
+
+
+def named(*, project: str, region: str, bucket: str | None, job: str, vm: bool = False) -> Names:
     """What things are called; CommandError for a name that Google would not take."""
     names = Names(
         project=project,

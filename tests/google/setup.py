@@ -73,6 +73,7 @@ class ProjectApi:
         self.builds: list[dict[str, Any]] = []
         self.build_fails = ""
         """What Cloud Build says instead of building."""
+        self._tags: set[str] = set()
         self._operations: dict[str, dict[str, Any]] = {}
         self._numbers = itertools.count(1)
         repository = REGIONAL + r"/repositories/(?P<name>[^/:]+)"
@@ -103,6 +104,7 @@ class ProjectApi:
             ("POST", account + ":getIamPolicy", self._policy),
             ("POST", PROJECT + ":getIamPolicy", self._policy),
             ("POST", REGIONAL + "/builds", self._build),
+            ("GET", repository + "/packages/[^/]+/tags/(?P<tag>[^/]+)", self._tag),
             *(("POST", place + ":setIamPolicy", self._set_policy)
               for place in (repository, secret, account, PROJECT)),
             ("GET", r"/v2/.+/jobs/[^/:]+:getIamPolicy", self._policy),
@@ -279,12 +281,19 @@ class ProjectApi:
             if start in call.path:
                 _found(things, call.match["name"])
 
+    def _tag(self, call: Call) -> Any:
+        if call.match["tag"] not in self._tags:
+            raise Refusal("NOT_FOUND", "Requested entity was not found.")
+        return {"name": call.path.removeprefix("/v1/")}
+
     # --- Cloud Build ----------------------------------------------------------------------
 
     def _build(self, call: Call) -> Any:
         self._needs("cloudbuild")
         self.builds.append(_checked("build", call))
         error = {"code": 9, "message": self.build_fails} if self.build_fails else None
+        if not error:
+            self._tags |= {image.rpartition(":")[2] for image in self.builds[-1]["images"]}
         parent = call.match.group(0).removeprefix("/v1/").removesuffix("builds")
         return self._begin(parent, lambda: None, error)
 

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +17,20 @@ from deployments.gcp import setup
 from deployments.gcp.errors import CloudError
 from deployments.gcp.grants import Names, grants
 from deployments.gcp.rest import Waits
-from tests.google.local import talking_to
+from tests.google.run import RunApi
 from tests.google.server import GoogleServer
 from tests.google.setup import ProjectApi
+from tests.training.provisioning.conftest import QUICK
+from training.provisioning import setup_steps
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent.parent
 NAMES = Names("test-project", "europe-west1", "test-project-ml-data", "sentinelle-training")
 OPTIONS = ["--project", "test-project", "--region", "europe-west1"]
-QUICK = Waits(first=0.001, longest=0.01, retry_for=5.0, operation=5.0)
 ONCE = QUICK._replace(retry_for=0.0)
 
 
-@pytest.fixture
-def project() -> ProjectApi:
-    return ProjectApi()
-
-
-@pytest.fixture
-def google(project: ProjectApi, settings: Any, monkeypatch: Any) -> Iterator[GoogleServer]:
-    server = GoogleServer(project)
-    settings.GOOGLE_API_ENDPOINT = server.url
-    monkeypatch.setattr("deployments.management.cloud.WAITS", QUICK)
-    with talking_to(server):
-        yield server
-    server.close()
-
-
 def carry_out(waits: Waits = QUICK, names: Names = NAMES) -> list[setup.Done]:
-    return list(setup.apply(setup.plan(names), lambda step, words: None, waits))
+    return list(setup.apply(setup_steps(names), lambda step, words: None, waits))
 
 
 def run_command(*options: str) -> str:
@@ -78,7 +63,7 @@ def test_a_dry_run_needs_no_network_and_names_googles_addresses(settings: Any) -
     assert hosts == {
         "serviceusage", "storage", "artifactregistry", "iam", "secretmanager",
         "cloudresourcemanager", "run",
-    } - {"run"}  # fmt: skip
+    }  # fmt: skip
 
 
 def test_the_project_is_as_the_plan_says(google: GoogleServer, project: ProjectApi) -> None:
@@ -113,7 +98,7 @@ def test_a_second_run_changes_nothing(google: GoogleServer, project: ProjectApi)
         call for call in again if not call.startswith("GET") and "getIamPolicy" not in call
     ] == []
     assert "0 changed something" in text
-    assert text.count("already there") == len(setup.plan(NAMES))
+    assert text.count("already there") == len(setup_steps(NAMES))
 
 
 def test_what_is_there_and_differs_is_changed_and_the_rest_is_kept(
@@ -135,16 +120,17 @@ def test_what_is_there_and_differs_is_changed_and_the_rest_is_kept(
 
 @pytest.mark.parametrize("how", ["drop", "late"])
 def test_interrupted_at_any_call_it_goes_on(
-    how: str, google: GoogleServer, project: ProjectApi
+    how: str, google: GoogleServer, project: ProjectApi, run: RunApi
 ) -> None:
     """At each call in turn the connection is lost, before or after Google did what was asked."""
     carry_out()
-    whole, calls = project.state(), without_polls(google.calls)
+    whole, calls = (project.state(), [*run.jobs]), without_polls(google.calls)
     for at, call in enumerate(calls):
         if how == "late" and call.startswith("GET"):
             continue
         project.__init__()  # type: ignore[misc]
-        google._routes[:] = project.routes
+        google._routes[:] = [*project.routes, *run.routes]
+        run.jobs.clear()
         earlier = calls[:at].count(call)
         google.calls.clear()
         _lose(google, call, earlier, how)
@@ -152,7 +138,7 @@ def test_interrupted_at_any_call_it_goes_on(
             carry_out(ONCE)
         google.calm()
         carry_out()
-        assert project.state() == whole, f"{how} at {call}"
+        assert (project.state(), [*run.jobs]) == whole, f"{how} at {call}"
 
 
 def _lose(google: GoogleServer, call: str, earlier: int, how: str) -> None:

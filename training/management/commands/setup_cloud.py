@@ -5,17 +5,18 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import CommandParser
 
-from deployments.gcp.grants import Names
-from deployments.gcp.setup import plan
+from deployments.gcp.grants import TRAINING, Names
 from deployments.management.base import SentinelleCommand
-from deployments.management.cloud import carry_out, confirm, named, print_calls
+from deployments.management.cloud import carry_out, confirm, idle_costs, named, print_calls
+from training import provisioning
 
 
 class Command(SentinelleCommand):
     help = (
         "Make a Google Cloud project ready to train in: APIs, bucket, image repository, service "
-        "accounts with the roles they need, secrets, and on request a machine. Safe to repeat: "
-        "what is there already stays, and an interrupted set-up goes on."
+        "accounts with the roles they need, secrets, the Cloud Run job, and on request what a "
+        "machine needs. Safe to repeat: what is there already stays, and an interrupted set-up "
+        "goes on."
     )
     examples = """Examples:
   manage.py setup_cloud --project my-project --region europe-west1 --dry-run
@@ -34,6 +35,11 @@ Exit status: 0 done, 1 Google refused or does not answer, 2 wrong usage, 130 int
         parser.add_argument(
             "--job", default=settings.TRAINING_JOB, help="name of the Cloud Run job (%(default)s)"
         )
+        parser.add_argument(
+            "--image",
+            default=settings.TRAINING_IMAGE,
+            help="of the job; without one, a new job gets Google's sample until you deploy",
+        )
         parser.add_argument("--vm", action="store_true", help="also what a training machine needs")
         parser.add_argument(
             "--dry-run", action="store_true", help="print every call instead of making any"
@@ -48,9 +54,10 @@ Exit status: 0 done, 1 Google refused or does not answer, 2 wrong usage, 130 int
             job=options["job"],
             vm=options["vm"],
         )
-        steps = plan(names)
+        steps = provisioning.setup_steps(names, options["image"])
         if options["dry_run"]:
             print_calls(self, steps)
+            self.stdout.write(f"\n{idle_costs()}")
             return
         confirm(f"Set up the project {names.project} in {names.region}", options["yes"])
         carry_out(self, steps)
@@ -58,13 +65,14 @@ Exit status: 0 done, 1 Google refused or does not answer, 2 wrong usage, 130 int
 
     def _what_now(self, names: Names) -> None:
         self.stdout.write(
-            f"""
+            f"""{idle_costs()}
+
 Settings of your servers (docs/operations.md):
 GOOGLE_CLOUD_PROJECT={names.project}
 GOOGLE_CLOUD_REGION={names.region}
 BUCKET_NAME={names.bucket}
 TRAINING_JOB={names.job}
-TRAINING_SERVICE_ACCOUNT={names.account("training")}
+TRAINING_SERVICE_ACCOUNT={names.account(TRAINING)}
 
 Then build the image and deploy the job:
 manage.py deploy_training_job {names.project} {names.job} {names.region} 1.0.0"""
