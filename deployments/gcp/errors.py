@@ -207,12 +207,17 @@ def cloud_error(
     """
     fault = fault_of(words, status=status, codes=codes)
     advice = "" if fault is None else advice_of(fault, words, project, region)
-    said = words.strip() or codes or f"status {status}"
+    said = quoted(words.strip() or codes or f"status {status}")
     return CloudError(
-        f"{what}: Google says “{said}” {advice}".rstrip(),
+        f"{what}: Google says {said} {advice}".rstrip(),
         is_transient=fault is not None and fault.is_transient,
         reason="" if fault is None else fault.reason,
     )
+
+
+def quoted(words: str) -> str:
+    """Google's words in a sentence that ends."""
+    return f"“{words}”" if words.endswith((".", "!", "?")) else f"“{words}”."
 
 
 def fault_of(words: str, *, status: int = 0, codes: str = "") -> Fault | None:

@@ -197,6 +197,15 @@ class RunApi:
         task.exhausted = True
         task.container.kill()
 
+    def delete_by_hand(self, execution: str) -> None:
+        """Make an execution vanish without a word to its program."""
+        with self.lock:
+            task = self.tasks[execution]
+            task.cancelled = True
+            del self.executions[execution]
+        if task.container is not None:
+            task.container.kill()
+
     def has_image(self, image: str) -> bool:
         return self.images is None or image in self.images
 

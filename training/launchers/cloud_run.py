@@ -11,7 +11,7 @@ from typing import Any
 
 from django.conf import settings
 
-from deployments.gcp.errors import CloudError, advice_of, fault_of
+from deployments.gcp.errors import CloudError, advice_of, fault_of, quoted
 from deployments.gcp.executions import (
     ExecutionInfo,
     execution_cancel,
@@ -167,9 +167,8 @@ def _end(found: ExecutionInfo) -> str:
     again = ", also when it was tried again" if found.retried else ""
     name = job_of(found.name)
     advice = "" if fault is None else advice_of(fault, words, name.project, name.region)
-    return (
-        f"the execution {short(found.name)} failed{again}: Google says “{words}” {advice}".strip()
-    )
+    told = f"the execution {short(found.name)} failed{again}: Google says {quoted(words)}"
+    return f"{told} {advice}".rstrip()
 
 
 def _said_by_platform(found: ExecutionInfo) -> list[Line]:

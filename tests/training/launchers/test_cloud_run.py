@@ -75,11 +75,7 @@ class CloudRunPlace(Place):
         return CloudRunLauncher()
 
     def kill_machine(self, handle):
-        with self.google_run.lock:
-            task, container = self.google_run.tasks[handle], self.google_run.tasks[handle].container
-            task.cancelled = True
-            container.kill()
-            del self.google_run.executions[handle]
+        self.google_run.delete_by_hand(handle)
 
 
 class TestCloudRun(LauncherConformance):
@@ -296,9 +292,7 @@ def test_what_was_deleted_by_hand_has_ended(google_run, launcher, launch, progra
     if what == "job":
         run_jobs.job_delete(NAME)
     else:
-        with google_run.lock:
-            google_run.tasks[handle].stop()
-            del google_run.executions[handle]
+        google_run.delete_by_hand(handle)
     assert "someone has deleted it" in launcher.poll(handle).ended
     launcher.cancel(handle)
 
