@@ -16,6 +16,7 @@ from engine.store import Store, open_store
 from training import transitions
 from training.claims import run_end_cancelled, run_fail
 from training.models import RunState, TrainingRun
+from training.pipeline.failures import TOLD_TO_STOP
 from training.pipeline.run_folder import BUNDLE, REPORT
 
 REGISTRATION = "registration"
@@ -42,7 +43,7 @@ def run_finish(run_id: uuid.UUID, *, worker: str, ended: str, now: datetime) -> 
             run_id,
             worker=worker,
             stage=report["stage"],
-            error=report["error"],
+            error=_with_its_place(report["error"], ended),
             report=report,
             now=now,
         )
@@ -68,6 +69,13 @@ def read_report(run: TrainingRun) -> dict[str, Any] | None:
         return None
     report: dict[str, Any] = msgspec.json.decode(folder.read(REPORT))
     return report
+
+
+def _with_its_place(error: str, ended: str) -> str:
+    """A program that was told to stop does not know why; its place may."""
+    if not error.startswith(TOLD_TO_STOP) or ended.startswith(("exit status", "its place")):
+        return error
+    return f"{error} At its place: {ended}."
 
 
 def _without_report(ended: str) -> str:

@@ -224,7 +224,8 @@ def test_a_retry_runs_under_the_same_name(google_run, program):
     google_run.wait(execution)
     assert executions.execution_get(execution).state == "succeeded"
     short = run_jobs.short(execution)
-    assert [line.text for line in execution_lines(execution)] == [short, short]
+    printed = [line.text for line in execution_lines(execution) if not line.is_of_platform]
+    assert printed == [short, short]
 
 
 def test_the_time_limit_is_the_executions_own_and_ends_it(google_run, program):
@@ -304,13 +305,13 @@ def test_the_last_lines_are_read_in_order_through_all_pages(google_run, program,
     google_run.wait(execution)
     lines = execution_lines(execution, last=None)
     assert [line.text for line in lines[:30]] == [str(number) for number in range(30)]
-    assert lines[30].is_of_platform
-    assert "0/1 tasks were a success" in lines[30].text
-    assert [line.text for line in execution_lines(execution, last=3)][:2] == ["28", "29"]
+    platform = lines[30:]
+    assert all(line.is_of_platform for line in platform)
+    assert "exit(1)" in platform[0].text
+    assert "0/1 tasks were a success" in platform[1].text
+    assert [line.text for line in execution_lines(execution, last=4)][:2] == ["28", "29"]
     assert execution_lines(execution, since=lines[28].at) == lines[29:]
-    assert [line.text for line in execution_lines(execution, only_platform=True)] == [
-        lines[30].text
-    ]
+    assert execution_lines(execution, only_platform=True) == platform
 
 
 def test_another_executions_lines_are_not_read(google_run, program):

@@ -110,10 +110,14 @@ class Task:
         task = f"Task {_last(self.execution.name)}-task0 failed with"
         if status is None:
             self.container.stop(self._api.grace)
+            words = f"Terminating task because it has reached the maximum timeout of {seconds:.0f}"
+            self._api.log(self.execution, f"{words} seconds.", "varlog/system", "ERROR")
             return f"{task} message: The configured timeout was reached."
         if self.exhausted:
             status = 137
         if status:
+            said = f"Container called exit({status})."
+            self._api.log(self.execution, said, "varlog/system", "WARNING")
             return f"{task} exit code: {status} and message: The container exited with an error."
         return ""
 

@@ -284,6 +284,33 @@ def test_time_that_runs_out_is_told_with_how_to_give_more(google_run, behaving):
     assert "manage.py jobs update --timeout" in run.error
 
 
+def test_a_program_that_is_told_to_stop_is_explained_by_its_place(
+    google_run, behaving, monkeypatch
+):
+    """The first attempt reports that it was told to stop; the second only sees the report."""
+    source = """
+import json, os, signal, sys, time
+from engine.store import open_store
+folder = open_store(os.environ["RUN_FOLDER"])
+if folder.exists("report.json"):
+    sys.exit(2)
+def stop(*_):
+    error = "The run was told to stop (SIGTERM)."
+    report = {"status": "failed", "stage": "features", "error": error}
+    folder.write("report.json", json.dumps(report).encode())
+    sys.exit(1)
+signal.signal(signal.SIGTERM, stop)
+time.sleep(60)
+"""
+    run = behaving("hang", timeout_s=1, retries=1)
+    monkeypatch.setattr(run_jobs, "COMMAND", ("python", "-c", source))
+    google_run.grace = 5
+    step_until(run, ended)
+    assert run.error.startswith("The run was told to stop (SIGTERM). At its place: ")
+    assert "it has reached the maximum timeout of 1 seconds." in run.error
+    assert "manage.py jobs update --timeout" in run.error
+
+
 def test_a_size_that_a_person_gave_the_job_is_what_the_run_is_booked_with(google_run, behaving):
     first = behaving("fail")
     step_until(first, ended)

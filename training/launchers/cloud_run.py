@@ -5,6 +5,7 @@ version) is given to its execution alone. Which execution is whose is written in
 itself, so any worker finds it again, whatever the one before it died of.
 """
 
+import re
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,7 +20,7 @@ from deployments.gcp.executions import (
     execution_get,
     job_of,
 )
-from deployments.gcp.logs import Line, execution_lines
+from deployments.gcp.logs import execution_lines
 from deployments.gcp.run_jobs import JobName, JobSpec, job_ensure, job_run, short
 from engine.store import Store, open_store
 from training.launchers.base import Launch, Seen, program_log
@@ -31,6 +32,7 @@ ASKED = "asked.txt"
 # A started execution is in Google's lists within this time.
 SETTLED = timedelta(seconds=60)
 LOOKS = 5
+RAN_OUT = "Memory limit|maximum timeout"
 GONE = "its execution is not at Cloud Run any more: someone has deleted it, or its job"
 
 
@@ -156,14 +158,8 @@ def _end(found: ExecutionInfo) -> str:
         return "the execution succeeded"
     if found.state == "cancelled":
         return "the execution was cancelled at Cloud Run"
-    words = found.message
+    words = " ".join(filter(None, [found.message, _reason_in_log(found)]))
     fault = fault_of(words)
-    out_of_memory = next(
-        (line for line in _said_by_platform(found) if "Memory limit" in line.text), None
-    )
-    if out_of_memory is not None:
-        words = f"{words} {out_of_memory.text}".strip()
-        fault = fault_of(out_of_memory.text)
     again = ", also when it was tried again" if found.retried else ""
     name = job_of(found.name)
     advice = "" if fault is None else advice_of(fault, words, name.project, name.region)
@@ -171,9 +167,12 @@ def _end(found: ExecutionInfo) -> str:
     return f"{told} {advice}".rstrip()
 
 
-def _said_by_platform(found: ExecutionInfo) -> list[Line]:
-    """The last words of Cloud Run itself: memory that ran out is told there alone."""
+def _reason_in_log(found: ExecutionInfo) -> str:
+    """Cloud Run's last word on memory or time that ran out. The execution itself does not tell of
+    memory, nor of what its first attempt ran out of when the last one ended otherwise."""
     try:
-        return execution_lines(found.name, last=20, only_platform=True)
+        lines = execution_lines(found.name, last=20, only_platform=True)
     except CloudError:
-        return []
+        return ""
+    reasons = [line.text for line in lines if re.search(RAN_OUT, line.text)]
+    return reasons[-1] if reasons and reasons[-1] not in found.message else ""

@@ -9,6 +9,7 @@ LESS_MEMORY = (
     "Give --memory-limit, so that the run plans for less and fits on fewer rows, fewer rows with "
     "--sample, or a machine with more memory."
 )
+TOLD_TO_STOP = "The run was told to stop"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 

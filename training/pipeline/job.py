@@ -21,7 +21,7 @@ from typing import Any
 
 from engine.errors import SentinelleError
 from engine.store import PATIENT_SECONDS, open_store
-from training.pipeline.failures import explain, too_much_memory
+from training.pipeline.failures import TOLD_TO_STOP, explain, too_much_memory
 from training.pipeline.memory import peak_memory_mb, watch_memory
 from training.pipeline.run_folder import ClaimRefused, Heartbeat, RunFolder
 from training.pipeline.spec import InvalidSpec, RunSpec
@@ -150,7 +150,7 @@ def _watch_signals(folder: RunFolder) -> None:
 
     def wait() -> None:
         name = signal.Signals(signal.sigwait(STOP_SIGNALS)).name
-        _stop(folder, f"The run was told to stop ({name}).")
+        _stop(folder, f"{TOLD_TO_STOP} ({name}).")
 
     threading.Thread(target=wait, name="signals", daemon=True).start()
 
