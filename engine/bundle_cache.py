@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from engine.bundle import MANIFEST, Bundle, load_bundle, read_manifest, verify_bundle
-from engine.errors import InvalidBundle, ObjectMissing
+from engine.bundle import Bundle, load_bundle, verify_bundle
+from engine.bundle_files import download_bundle
+from engine.errors import InvalidBundle
 from engine.store import LocalStore, Store
 
 NEW, OLD, LOCK = "new-", "old-", "lock"
@@ -69,12 +70,7 @@ class BundleCache:
     def _download(self, source: Store, location: str, manifest_sha256: str) -> None:
         made = self.root / f"{NEW}{uuid.uuid4().hex}"
         try:
-            for name in (MANIFEST, *read_manifest(source, location, manifest_sha256).files):
-                try:
-                    source.download(f"{location}/{name}", made / location / name)
-                except ObjectMissing:
-                    raise InvalidBundle(f"The bundle in {location} has no {name}.") from None
-            verify_bundle(LocalStore(made), location, manifest_sha256)
+            download_bundle(source, location, manifest_sha256, made)
             made.rename(self.root / manifest_sha256)
         finally:
             shutil.rmtree(made, ignore_errors=True)
