@@ -8,7 +8,7 @@ from django.core.management.base import CommandParser
 from deployments.management.base import system_user
 from deployments.management.cloud import JobCommand, named
 from training import provisioning, services
-from training.management.commands.train import Follower
+from training.following import Follower
 
 
 class Command(JobCommand):
@@ -50,4 +50,4 @@ manage.py train --launcher cloud-run."""
         if options["wait"]:
             Follower(self, run).follow()
         else:
-            self.stdout.write(f"Follow it: manage.py train --follow {run.pk}")
+            self.stdout.write(f"Follow it: manage.py runs watch {run.pk}")
