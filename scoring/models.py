@@ -84,6 +84,10 @@ class ScoreRecord(ImmutableModel):
     rule_set = models.ForeignKey(
         RuleSet, on_delete=models.PROTECT, related_name="+", db_constraint=False, db_index=False
     )
+    control_share = models.FloatField(
+        null=True,
+        help_text="Of the control group: the share of the models' blocks that was let through",
+    )
 
     class Meta:
         ordering = ["-attempt"]
@@ -91,6 +95,11 @@ class ScoreRecord(ImmutableModel):
         indexes = [
             models.Index(fields=["decision", "-attempt"], name="record_decision"),
             models.Index(fields=["model_version", "-attempt"], name="record_version"),
+            models.Index(
+                fields=["-attempt"],
+                name="record_control",
+                condition=models.Q(control_share__isnull=False),
+            ),
         ]
 
     def __str__(self) -> str:

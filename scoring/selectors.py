@@ -7,6 +7,7 @@ from django.db.models.functions import Cast
 
 from deployments.models import RuleSet
 from engine.scorer import ANOMALY_HIGH, SUPERVISED_HIGH
+from scoring.control import CONTROL_GROUP
 from scoring.models import Attempt, ConfirmedFraud, Label, ScoreRecord, Side, Verdict
 
 SEARCH_LIMIT = 1_000
@@ -41,10 +42,11 @@ def records_with_reason(records: Records, reason: str) -> Records:
 
 
 def known_reasons() -> list[str]:
-    """Every reason that a decision may have: those of all rule sets, then the models'."""
+    """Every reason that a decision may have: those of all rule sets, then our own."""
     sources = RuleSet.objects.values_list("source", flat=True)
     rules = [rule for source in sources for rule in tomllib.loads(source).get("rule", [])]
-    return [*sorted({rule["reason"] for rule in rules}), SUPERVISED_HIGH, ANOMALY_HIGH]
+    own = (SUPERVISED_HIGH, ANOMALY_HIGH, CONTROL_GROUP)
+    return [*sorted({rule["reason"] for rule in rules}), *own]
 
 
 def records_with_their_labels(records: Records) -> Records:

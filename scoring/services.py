@@ -29,7 +29,7 @@ from engine.transaction import (
     decode_score_request,
     wallet_code,
 )
-from scoring import history, labels
+from scoring import control, history, labels
 from scoring.live_model import Serving, live_model
 from scoring.models import Attempt, Outcome, OutcomeStatus
 from scoring.outcomes import OutcomeReport, decode_outcomes, outcome_field
@@ -161,7 +161,8 @@ def _decide(request: ScoreRequest, turn: history.Turn, now: datetime) -> Answer 
         return None
     serving, past = found
     decision = serving.scorer.score(request, past.history)
-    record = _record(request, past.history, decision, serving, now)
+    decision, control_share = control.let_through(decision, request.transaction.transaction_id)
+    record = _record(request, past.history, decision, control_share, serving, now)
     turn.write(record)
     if past.is_labelled:
         labels.attach([turn.attempt_id(record.transaction_id)])
@@ -223,6 +224,7 @@ def _record(
     request: ScoreRequest,
     past: History,
     decision: Decision,
+    control_share: float | None,
     serving: Serving,
     now: datetime,
 ) -> history.NewRecord:
@@ -267,6 +269,7 @@ def _record(
         features_sent=_json(sorted(decision.sent)),
         model_version_id=serving.version_id,
         rule_set_id=serving.rule_set_id,
+        control_share=control_share,
     )
 
 

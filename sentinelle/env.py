@@ -53,6 +53,18 @@ def env_int(name: str, default: int, least: int, most: int) -> int:
     return _read(name, default, parse, f"a whole number from {least} to {most}")
 
 
+def env_share(name: str, most: float) -> float:
+    """A number from 0, the default, to `most`."""
+
+    def parse(raw: str) -> float:
+        value = float(raw)
+        if not 0 <= value <= most:
+            raise ValueError
+        return value
+
+    return _read(name, 0.0, parse, f"a number from 0 to {most:g}")
+
+
 def env_amount(name: str) -> Decimal | None:
     """An amount of money, 0 or more; None when it is unset."""
 

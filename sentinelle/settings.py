@@ -19,6 +19,7 @@ from sentinelle.env import (
     env_list,
     env_location,
     env_path,
+    env_share,
     env_str,
     env_url,
 )
@@ -78,6 +79,8 @@ GOOGLE_CERTIFICATES_URL = "https://www.googleapis.com/oauth2/v1/certs"
 RATE_LIMIT = env_str("RATE_LIMIT")
 if RATE_LIMIT and not re.fullmatch(r"[1-9]\d*/(s|m|h|d)", RATE_LIMIT):
     raise ImproperlyConfigured(f"RATE_LIMIT is {RATE_LIMIT!r}; expected such as 100/s or 5000/m.")
+# Of what the models block, the share that is let through so that the truth is learnt.
+CONTROL_SHARE = env_share("CONTROL_SHARE", most=0.05)
 TRAINING_LEASE_SECONDS = 30
 # How long a program may give no sign of life, and how long until its first.
 TRAINING_SILENCE_SECONDS = 600

@@ -76,6 +76,29 @@ class LabelFilter(admin.SimpleListFilter):
         return selectors.records_with_label(queryset, label) if label else queryset
 
 
+class ControlFilter(admin.SimpleListFilter):
+    """The control group: what the models would have blocked."""
+
+    title = "control group"
+    parameter_name = "control"
+
+    def lookups(
+        self,
+        request: HttpRequest,
+        model_admin: admin.ModelAdmin,  # type: ignore[type-arg]
+    ) -> list[tuple[str, str]]:
+        """Only those, because nearly all others are not."""
+        return [("yes", "Let through")]
+
+    def queryset(
+        self,
+        request: HttpRequest,
+        queryset: QuerySet[ScoreRecord],
+    ) -> QuerySet[ScoreRecord]:
+        """The decisions that let a block through."""
+        return queryset.filter(control_share__isnull=False) if self.value() else queryset
+
+
 class VersionFilter(admin.RelatedFieldListFilter):
     """The usual filter, under a name that says what it is."""
 
@@ -124,6 +147,7 @@ _KINDS = {"APPROVE": "good", "REVIEW": "warn", "BLOCK": "bad"}
 _FACTS = (
     "transaction_id",
     "decision_badge",
+    "control_group",
     "risk_score",
     "reason_list",
     "rules_list",
@@ -157,6 +181,7 @@ class ScoreRecordAdmin(ReadOnlyAdmin):
         "decision",
         LabelFilter,
         ReasonFilter,
+        ControlFilter,
         ("model_version", VersionFilter),
         "scored_at",
     )
@@ -222,6 +247,12 @@ class ScoreRecordAdmin(ReadOnlyAdmin):
     @admin.display(description="decision", ordering="decision")
     def decision_badge(self, record: ScoreRecord) -> str:
         return badge(record.decision, _KINDS[record.decision])
+
+    @admin.display(description="control group")
+    def control_group(self, record: ScoreRecord) -> str:
+        if record.control_share is None:
+            return "no"
+        return f"let through: {record.control_share:.2%} of the models' blocks were"
 
     @admin.display(description="reasons")
     def reason_list(self, record: ScoreRecord) -> str:

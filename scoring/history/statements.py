@@ -39,6 +39,7 @@ class NewRecord(NamedTuple):
     features_sent: str
     model_version_id: int
     rule_set_id: int
+    control_share: float | None
 
 
 ATTEMPT_COLUMNS: Final = NewRecord._fields[:7]
@@ -47,7 +48,7 @@ SQL_TYPES: Final = (
     *("text", "text", "text", "bigint", "bytea", "bigint", "bytea"),
     *("bytea", "jsonb", "jsonb", "timestamptz", "timestamptz", "text"),
     *("float8", "float8", "float8", "float8", "jsonb", "jsonb", "jsonb", "jsonb"),
-    *("bigint", "bigint"),
+    *("bigint", "bigint", "float8"),
 )
 
 

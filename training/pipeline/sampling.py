@@ -21,6 +21,8 @@ ROW_BYTES = 550
 # Of the limit, for what no estimate sees.
 SPARE = 0.1
 LEAST_ROWS = 20_000
+# That one row of the control group stands for: all there are at the largest share there can be.
+MOST_BLOCKS = 20.0
 _MB = 2**20
 
 
@@ -30,7 +32,8 @@ class Sample(NamedTuple):
     rows: NDArray[np.int64]
     labels: NDArray[np.bool_]
     weights: NDArray[np.float64]
-    """1 for a fraud; legitimate rows of the part ÷ those drawn for a legitimate one."""
+    """1 for a fraud; legitimate rows of the part ÷ those drawn for a legitimate one; more for one
+    of the control group."""
     rate: float
     """The share of the legitimate rows that were drawn, up to 1."""
 
@@ -40,12 +43,18 @@ def draw(
     labels: NDArray[np.bool_],
     legitimate_rows: int,
     rng: np.random.Generator,
+    control_share: NDArray[np.float64] | None = None,
 ) -> Sample:
     """All frauds of `rows` and at most `legitimate_rows` others, drawn without replacement.
+
+    A row of the control group stands for the others that the models blocked when it was let
+    through, of which nobody knows what they were: 1 / share of them, at most 20, so that a single
+    fraud among them does not become what a whole fit turns on.
 
     Args:
         rows: of a part, in order.
         labels: (rows of the data set,) the frauds that are known.
+        control_share: (rows of the data set,) NaN for rows that are not of the control group.
     """
     within = labels[rows]
     fraud, legitimate = np.flatnonzero(within), np.flatnonzero(~within)
@@ -54,7 +63,11 @@ def draw(
         legitimate = rng.choice(legitimate, legitimate_rows, replace=False, shuffle=False)
     chosen = np.sort(np.concatenate([fraud, legitimate]))
     drawn = within[chosen]
-    return Sample(rows[chosen], drawn, np.where(drawn, 1.0, 1.0 / rate), rate)
+    weights = np.where(drawn, 1.0, 1.0 / rate)
+    if control_share is not None:
+        share = control_share[rows[chosen]]
+        weights *= np.where(np.isnan(share), 1.0, np.minimum(1.0 / share, MOST_BLOCKS))
+    return Sample(rows[chosen], drawn, weights, rate)
 
 
 def plan_legitimate_rows(
