@@ -30,7 +30,8 @@ from training.models import Dataset
 
 if TYPE_CHECKING:  # they load DuckDB and pyarrow
     from training.pipeline.datasets import DatasetSummary
-    from training.pipeline.traffic import Definitions, Period, Recorded
+    from training.pipeline.recorded import Definitions
+    from training.pipeline.traffic import Period, Recorded
 
 CHUNK = 5_000
 """Rows that are read together."""
@@ -222,7 +223,16 @@ class _Reader:
         self._know_versions()
         _write(work / traffic.ROWS_FILE, traffic.ROWS, self._rows())
         _write(work / traffic.LABELS_FILE, traffic.LABELS, self._labels())
-        return traffic.Recorded(self._model, self._definitions(), self._attributes)
+        return traffic.Recorded(
+            self._model, self._definitions(), self._attributes, self._is_complete()
+        )
+
+    def _is_complete(self) -> bool:
+        first = self._period.history_from
+        if self._between().low or ScoreRecord.objects.filter(created_at__lt=first).exists():
+            return False
+        loaded = Attempt.objects.filter(record__isnull=True, source_time__lt=_us(first))
+        return not (Backfill.objects.exists() and loaded.exists())
 
     def _know_versions(self) -> None:
         rows = ModelVersion.objects.select_related("model")
@@ -231,7 +241,7 @@ class _Reader:
 
     def _definitions(self) -> "dict[str, Definitions]":
         """What the features meant that each version recorded."""
-        from training.pipeline.traffic import Definitions
+        from training.pipeline.recorded import Definitions
 
         store, found = open_store(settings.ARTIFACTS_DIR), {}
         for version in ModelVersion.objects.filter(pk__in=self._versions):
@@ -295,13 +305,13 @@ class _Reader:
         return (
             "pk", "attempt__transaction_id", "attempt__source_wallet_id",
             "attempt__destination_wallet_id", "created_at", "known_outcome__status", "decision",
-            "model_version_id", text("transaction"), text("context"), *features,
+            "model_version_id", "control_share", text("transaction"), text("context"), *features,
         )  # fmt: skip
 
     def _row(self, row: tuple[Any, ...]) -> tuple[Any, ...]:
         (
             pk, transaction_id, source, destination, created_at, status, decision, version,
-            transaction, context, *features,
+            control_share, transaction, context, *features,
         ) = row  # fmt: skip
         values, sent_names = features or (None, "[]")
         sent, around = self._sent.decode(transaction), self._context.decode(context)
@@ -313,7 +323,7 @@ class _Reader:
             sent.country, sent.city, sent.initiator_user_id, status,
             wallet.balance, wallet.status, (around.destination_wallet or _NO_WALLET).status,
             user.status, user.risk_level, wallet.account_age_minutes,
-            self._attributes_of(sent), decision, None, self._names[version],
+            self._attributes_of(sent), decision, control_share, self._names[version],
             values, _values_sent(values, sent_names), version in self._decided,
         )  # fmt: skip
 
@@ -326,12 +336,10 @@ class _Reader:
 
     def _loaded(self, between: _Between) -> Iterator[list[tuple[Any, ...]]]:
         """Those that were only loaded as history, likewise."""
-        first, end = (
-            (moment - _EPOCH) // timedelta(microseconds=1)
-            for moment in (self._period.history_from, self._period.until)
-        )
         found = Attempt.objects.filter(
-            record__isnull=True, source_time__gte=first, source_time__lt=end
+            record__isnull=True,
+            source_time__gte=_us(self._period.history_from),
+            source_time__lt=_us(self._period.until),
         )
         if between.high is not None:
             found = found.filter(pk__lt=between.high)
@@ -360,6 +368,10 @@ class _Reader:
             ]
             after = rows[-1][0]
             self._progress("reading labels", 0.55, f"{after:,}")
+
+
+def _us(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 def _write(path: Path, schema: Any, chunks: Iterable[list[tuple[Any, ...]]]) -> None:

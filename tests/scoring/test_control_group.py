@@ -75,7 +75,7 @@ def test_asking_again_gives_the_same_whatever_the_share_is_now(
     settings.CONTROL_SHARE = 0.0
     again = blocking.score(body)
     assert again["Idempotent-Replayed"] == "true"
-    assert again.content == first.content
+    assert again.json() == first.json()
     assert first.json()["decision"] == "APPROVE"
 
 

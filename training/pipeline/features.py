@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.features.catalogue import FEATURE_INDEX
 from engine.features.replay import Past, visible_at_once
 from engine.features.schema import FeatureSchema
 from training.pipeline.labels import fraud_visible_from
@@ -47,12 +48,28 @@ class Features:
             self._country,
             failed_visible_from=visible_at_once(data.failed),
             fraud_visible_from=visible,
+            blocked=data.blocked,
             label_delay=label_delay,
         )
+        self._label_delay = label_delay
+        sent = {} if data.recorded is None else data.recorded.sent
+        # Of those that are made of the transaction itself; `history` has the others.
+        self._sent = {
+            schema.positions[name]: each
+            for name, each in sent.items()
+            if name in schema.positions and name not in FEATURE_INDEX
+        }
 
     def history(self, rows: Rows, threads: int | None = None) -> Matrix:
-        """(len(rows), len(CATALOGUE)): the historical features of some rows, by every core unless
-        told otherwise."""
+        """(len(rows), len(CATALOGUE)): the historical features of some rows, as they were recorded
+        where they were, else computed, by every core unless told otherwise."""
+        computed = self.computed(rows, threads)
+        if self._data.recorded is not None:
+            self._data.recorded.overlay(rows, computed, self._label_delay)
+        return computed
+
+    def computed(self, rows: Rows, threads: int | None = None) -> Matrix:
+        """`history` of the rows before each alone, whatever was recorded."""
         return self._past.features(rows, threads=threads)
 
     def matrix(self, rows: Rows, progress: Callable[[int], None] = lambda _: None) -> Matrix:
@@ -70,7 +87,7 @@ class Features:
     def assemble(self, rows: Rows, history: Matrix) -> Matrix:
         """(len(rows), len(schema.names)) from what `history` gave for these rows."""
         data = self._data
-        return self.schema.assemble(
+        matrix = self.schema.assemble(
             amount=data.amount[rows],
             created_at=data.created_at[rows],
             currency=data.text["currency"].take(rows),
@@ -86,3 +103,7 @@ class Features:
                 for name, column in data.attributes.items()
             },
         )
+        for position, sent in self._sent.items():
+            places, values = sent.among(rows)
+            matrix[places, position] = values
+        return matrix

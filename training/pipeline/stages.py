@@ -14,6 +14,7 @@ from engine.features.kernel import UNITS
 from engine.rules import RuleSet
 from training.pipeline.baselines import logistic_baseline
 from training.pipeline.decide import Decided, Validation, set_policy
+from training.pipeline.disagreement import compare
 from training.pipeline.export import (
     Training,
     check_export,
@@ -62,6 +63,8 @@ class Fitting(NamedTuple):
     train_rate: float
     stop: FitPart
     stop_rate: float
+    recorded: dict[str, Any] | None
+    """Of recorded traffic: where computed features differ from recorded ones."""
 
 
 class Trained(NamedTuple):
@@ -142,7 +145,8 @@ def _features(parts: Parts, spec: RunSpec, progress: Progress) -> Fitting:
     training = parts.rows(parts.split.train)
     schema = choose_schema(parts.data, training, options.without)
     rng = np.random.default_rng(spec.seed)
-    stop = draw(parts.rows(parts.split.validation), labels, STOP_ROWS, rng)
+    control = parts.data.control_share
+    stop = draw(parts.rows(parts.split.validation), labels, STOP_ROWS, rng, control)
     legitimate = plan_legitimate_rows(
         options.fit_rows,
         rows=len(parts.data),
@@ -150,9 +154,12 @@ def _features(parts: Parts, spec: RunSpec, progress: Progress) -> Fitting:
         columns=len(schema.names),
         limit_mb=options.memory_limit_mb,
     )
-    train = draw(training, labels, legitimate, rng)
+    train = draw(training, labels, legitimate, rng, control)
     delay = parts.label_delay
     features = Features(parts.data, schema, delay, labels_after=delay)
+    recorded = compare(
+        parts.data, features, delay, lambda share: progress.within(0.5 * share, "recorded values")
+    )
     count = len(train.rows) + len(stop.rows)
 
     def matrix(sample: Sample, before: int) -> FitPart:
@@ -162,7 +169,14 @@ def _features(parts: Parts, spec: RunSpec, progress: Progress) -> Fitting:
         )
         return FitPart(computed, sample.labels, sample.weights)
 
-    return Fitting(features, matrix(train, 0), train.rate, matrix(stop, len(train.rows)), stop.rate)
+    return Fitting(
+        features,
+        matrix(train, 0),
+        train.rate,
+        matrix(stop, len(train.rows)),
+        stop.rate,
+        recorded,
+    )
 
 
 def _fit_supervised(fitting: Fitting, spec: RunSpec, progress: Progress) -> Found:
@@ -290,6 +304,7 @@ def _report(trained: Trained, spec: RunSpec, progress: Progress) -> dict[str, An
         "peaks_mb": progress.peaks,
         "data": describe(trained.parts, spec),
         "sampling": _sampling(trained.fitting),
+        "recorded": trained.fitting.recorded,
         "policy": _describe_policy(decided),
         "thresholds": decided.thresholds._asdict(),
         "weights": asdict(decided.policy.weights),

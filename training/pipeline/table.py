@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from engine.errors import InvalidDataset
 from engine.transaction import country_code
 from training.pipeline.local_file import Progress, local_file
+from training.pipeline.recorded import Recorded, recorded_in
 
 # `fraud_kind` and what is only known afterwards are absent on purpose: a column that is not named
 # here can't reach a model.
@@ -121,6 +122,8 @@ class Transactions:
     control_share: NDArray[np.float64] | None = None
     """Of recorded traffic: the share of the models' blocks that were let through when this one
     was, NaN for every other row."""
+    recorded: Recorded | None = None
+    """Of recorded traffic: what features were when the transactions were decided on."""
 
     def __len__(self) -> int:
         return len(self.created_at)
@@ -154,6 +157,7 @@ class Transactions:
             label_from=None if self.label_from is None else self.label_from.take(slice(rows)),
             blocked=first(self.blocked),
             control_share=first(self.control_share),
+            recorded=self.recorded,
         )
 
     @property
@@ -191,10 +195,11 @@ def read_transactions(
     with local_file(location, progress) as path:
         try:
             table = _read_columns(path, sample)
+            recorded = recorded_in(path, len(table))
         except pa.ArrowInvalid as error:
             raise InvalidDataset(f"The data set can't be read ({location}): {error}") from error
     _check_required(table)
-    return _to_arrays(table)
+    return _to_arrays(table, recorded)
 
 
 def _read_columns(path: Path, sample: int | None) -> pa.Table:
@@ -226,7 +231,7 @@ def _check_required(table: pa.Table) -> None:
             raise InvalidDataset(f"{nulls:,} rows of the data set have no {name}.")
 
 
-def _to_arrays(table: pa.Table) -> Transactions:
+def _to_arrays(table: pa.Table, recorded: Recorded | None) -> Transactions:
     wallets, (source, destination) = _wallets(
         table.column("source_wallet_id"), table.column("destination_wallet_id")
     )
@@ -251,6 +256,7 @@ def _to_arrays(table: pa.Table) -> Transactions:
             if name.startswith(ATTRIBUTE_PREFIX)
         },
         labelled=_labelled(table),
+        recorded=recorded,
         **_of_traffic(table),
     )
 

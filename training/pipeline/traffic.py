@@ -24,6 +24,7 @@ from training.pipeline import staging
 from training.pipeline.datasets import DATA, SUMMARY, DatasetSummary
 from training.pipeline.durations import format_duration
 from training.pipeline.reading import connected, parquet_at
+from training.pipeline.recorded import COMPLETE_KEY, FEATURE_PREFIX, RECORDED_KEY, Definitions
 from training.pipeline.schema import (
     ATTRIBUTE_KINDS,
     BALANCE,
@@ -38,9 +39,6 @@ from training.pipeline.schema import (
 
 ROWS_FILE, LABELS_FILE = "rows.parquet", "labels.parquet"
 PRESET = "traffic"
-RECORDED_KEY = "sentinelle_recorded"
-"""Of the Parquet file: the versions that recorded features, as JSON of `dict[str, Definitions]`."""
-FEATURE_PREFIX = "feature_"
 ROW_GROUP = 32_768
 """Rows that are read together when some recorded values are needed."""
 
@@ -114,15 +112,6 @@ COUNTS = {
 Progress = Callable[[str, float], None]
 
 
-class Definitions(msgspec.Struct, frozen=True, kw_only=True):
-    """What the features meant that a version recorded: the inputs that its fingerprint is of, and
-    its label delay. Without a fingerprint nobody knows."""
-
-    inputs: tuple[str, ...] = ()
-    fingerprint: str | None = None
-    label_delay_us: int | None = None
-
-
 class Period(NamedTuple):
     """Which transactions a snapshot is of: [since, until), and what was known at `as_of`.
 
@@ -144,6 +133,8 @@ class Recorded(NamedTuple):
     model: str
     versions: Mapping[str, Definitions]
     attributes: Mapping[str, Mapping[str, int]]
+    is_complete: bool
+    """No transaction before `Period.history_from` was left out."""
 
 
 def count(work: Path, period: Period, memory_limit_mb: int) -> dict[str, int]:
@@ -188,7 +179,14 @@ def write(
         data = result / DATA
         definitions = msgspec.json.encode(recorded.versions).decode()
         staging.write_sorted(
-            connection, data, columns, metadata={RECORDED_KEY: definitions}, row_group=ROW_GROUP
+            connection,
+            data,
+            columns,
+            metadata={
+                RECORDED_KEY: definitions,
+                COMPLETE_KEY: str(recorded.is_complete).lower(),
+            },
+            row_group=ROW_GROUP,
         )
         progress("taking the fingerprint", 0.9)
         facts = staging.describe(connection, data, columns)

@@ -8,33 +8,47 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
+import pytest
 from django.conf import settings
 from django.core.management import call_command
 
+from engine.features.catalogue import CATALOGUE, DAY
 from engine.policy import PiecewiseLinear, Policy
 from scoring.models import ScoreRecord
 from tests.training import live_traffic
 from tests.training.pipeline_support import write_spec
-from tests.training.snapshots.recorded import caller, send
+from tests.training.snapshots.recorded import caller, rewrite, send
 from training.models import Dataset
-from training.pipeline.durations import parse_duration
+from training.pipeline.features import Features
+from training.pipeline.table import read_transactions
 
 ROWS = 1_800
+DELAY = 2 * DAY
 # Blocks some of the traffic, and not most of it.
 POLICY = Policy(
     review=0.75, block=0.92, calibration=PiecewiseLinear((0.0, 0.4, 1.0), (0.0, 0.5, 1.0))
 )
 LAST = datetime(2025, 2, 10, tzinfo=UTC)
+SENT = {
+    "features": {
+        "historical": {"src_tx_count_out_7d": 4_321, "avg_amount_30d": 12.5},
+        "transactional": {"hour_of_day": 13, "amount_to_src_max_30d": 0.25},
+    }
+}
+PLANTED = "dst_unique_sources_30d"
 
 
 def labelled_traffic() -> list[dict[str, Any]]:
-    """Traffic of which the frauds, and nothing else, are labelled, late or not."""
+    """Traffic of which the frauds, and nothing else, are labelled, late or not; of some
+    transactions, features are sent."""
     sent = live_traffic.traffic(ROWS, seed=9)
-    for facts in sent:
-        facts["country"] = facts["country"] if facts["country"] != "KP" else "FR"
+    for row, facts in enumerate(sent):
         if facts["is_fraud"]:
             facts["label"] = "fraud"
+        if row % 60 == 7:
+            facts["sent"] = SENT
     return sent
 
 
@@ -42,21 +56,35 @@ def data_of(dataset: Dataset) -> Path:
     return Path(settings.DATA_DIR) / dataset.location / "data.parquet"
 
 
-def train(folder: Path, dataset: Dataset, **options: Any) -> dict[str, Any]:
+def train(folder: Path, dataset: Dataset) -> dict[str, Any]:
     """The report of the training program, a process of its own."""
-    options = {"label_delay_us": parse_duration(dataset.summary["label_delay"])} | options
-    changes = {"dataset_fingerprint": dataset.fingerprint}
-    run = write_spec(folder, data_of(dataset), options=options, **changes)
+    run = write_spec(
+        folder,
+        data_of(dataset),
+        options={"label_delay_us": DELAY},
+        dataset_fingerprint=dataset.fingerprint,
+    )
     command = [sys.executable, "-m", "training.pipeline.job", str(run)]
     subprocess.run(command, env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}, check=False)
     report: dict[str, Any] = json.loads((run / "report.json").read_text())
     return report
 
 
+def plant(transaction_id: str, feature: str, value: float) -> None:
+    """Let a record say that a feature had another value when its decision was made."""
+    record = ScoreRecord.objects.get(attempt__transaction_id=transaction_id)
+    features = json.dumps(record.features | {feature: value})
+    rewrite(
+        "UPDATE scoring_scorerecord SET features = %s WHERE attempt_id = %s", [features, record.pk]
+    )
+
+
 def test_a_run_trains_on_what_was_recorded(tmp_path):
-    """What was blocked and not labelled is in no label and no figure, and the models learn."""
+    """What was recorded can be computed again, but for what the caller sent and what was changed;
+    both are reported, and used as they are. What was blocked and not labelled is in no figure."""
     sent = labelled_traffic()
-    send(caller(policy=POLICY), sent)
+    send(caller(policy=POLICY, label_delay=DELAY), sent)
+    plant("tx-900", PLANTED, 777.0)
     call_command(
         "snapshot_dataset", "recorded", "--from", "2025-01-01", "--as-of", LAST.isoformat(),
         "--label-delay", "2d",
@@ -65,17 +93,22 @@ def test_a_run_trains_on_what_was_recorded(tmp_path):
     report = train(tmp_path / "run", dataset)
     assert report["status"] == "succeeded", report
 
+    check_nobody_was_taken_for_legitimate(report, dataset, tmp_path / "run", sent)
+    check_the_disagreements(report["recorded"])
+    check_what_models_are_given(dataset)
+
+
+def check_nobody_was_taken_for_legitimate(report, dataset, run, sent):
     rows = pq.read_table(data_of(dataset)).to_pylist()
-    blocked = set(
-        ScoreRecord.objects.filter(decision="BLOCK").values_list(
-            "attempt__transaction_id", flat=True
-        )
-    )
+    blocked = {
+        record.attempt.transaction_id
+        for record in ScoreRecord.objects.filter(decision="BLOCK").select_related("attempt")
+    }
     unknown = {row["transaction_id"] for row in rows if row["is_fraud"] is None}
     told = {facts["transaction_id"] for facts in sent if "label" in facts}
     assert len(blocked - told) > 50
     assert blocked - told <= unknown
-    judged = pq.read_table(tmp_path / "run" / "predictions.parquet").to_pylist()
+    judged = pq.read_table(run / "predictions.parquet").to_pylist()
     assert judged
     assert not {row["transaction_id"] for row in judged} & unknown
     counts = report["data"]["labels"]
@@ -84,3 +117,40 @@ def test_a_run_trains_on_what_was_recorded(tmp_path):
     known = counts["labelled_fraud"] + counts["taken_as_legitimate"]
     assert known == report["data"]["rows"] == len(rows) - len(unknown)
     assert report["metrics"]["rows"] == len(judged) == report["data"]["parts"]["test"]["rows"]
+
+
+def check_the_disagreements(recorded):
+    assert recorded["compared_rows"] == recorded["decided_rows"] > 1_700
+    found = {each["name"]: each for each in recorded["features"]}
+    # What only rules read is compared where it was sent: no version vouches for its definition.
+    of_models = {feature.name for feature in CATALOGUE if feature.model_input}
+    assert set(found) == of_models | {"avg_amount_30d"}
+    differing = {name: each["causes"] for name, each in found.items() if each["differ"]}
+    sent = sum(row % 60 == 7 for row in range(recorded["compared_rows"]))
+    assert differing == {
+        "src_tx_count_out_7d": {"sent": sent},
+        "avg_amount_30d": {"sent": sent},
+        PLANTED: {"none": 1},
+    }
+    assert found[PLANTED]["largest"] > 700
+    assert found["dst_fraud_count_30d"]["compared"] == recorded["compared_rows"]
+
+
+def check_what_models_are_given(dataset):
+    """Exactly what the model was given then, sent or computed."""
+    data = read_transactions(str(data_of(dataset)))
+    features = Features(data, live_traffic.SCHEMA, DELAY, labels_after=DELAY)
+    matrix = features.matrix(np.arange(len(data)))
+    records = {
+        record.attempt.transaction_id: record.features
+        for record in ScoreRecord.objects.select_related("attempt")
+    }
+    names = [name for name in features.schema.names if not name.startswith("attribute_")]
+    for row, transaction_id in enumerate(data.transaction_id.to_pylist()):
+        kept = records[transaction_id]
+        for name in names:
+            if name in kept:  # categories only when they were sent
+                value = np.nan if kept[name] is None else kept[name]
+                at = features.schema.positions[name]
+                assert matrix[row, at] == pytest.approx(value, abs=1e-9, nan_ok=True), name
+    assert matrix[:, features.schema.positions[PLANTED]].max() == 777.0
