@@ -59,7 +59,7 @@ def execution_find(name: JobName, run_id: str) -> ExecutionInfo | None:
 
 
 def execution_list(name: JobName) -> Iterator[ExecutionInfo]:
-    """The job's executions, in Google's order: the newest first."""
+    """The job's executions, in Google's order."""
     with translated(
         f"Listing the executions of {name.job}", project=name.project, region=name.region
     ):

@@ -11,8 +11,6 @@ from deployments.gcp.limits import check_job, format_memory, parse_memory
 
 LABELS = {"sentinelle": "training"}
 COMMAND = ("python", "-m", "training.pipeline.job")
-# The name of the one container; overrides name it.
-CONTAINER = "training"
 RUN_VARIABLE = "SENTINELLE_RUN"
 CALL_SECONDS = 30.0
 # A job is there in seconds; what takes longer is looked at again by the next step.
@@ -169,7 +167,7 @@ def job_message(spec: JobSpec) -> Any:
 
     job = run_v2.Job(
         labels=LABELS,
-        template={"task_count": 1, "template": {"containers": [{"name": CONTAINER}]}},
+        template={"task_count": 1, "template": {"containers": [{}]}},
     )
     _apply(job, spec)
     _check(job)
@@ -218,7 +216,7 @@ def job_run(
     variables = {**env, RUN_VARIABLE: run_id}
     overrides: dict[str, Any] = {
         "container_overrides": [
-            {"name": CONTAINER, "env": [{"name": k, "value": v} for k, v in variables.items()]}
+            {"env": [{"name": name, "value": value} for name, value in variables.items()]}
         ]
     }
     if timeout_s is not None:

@@ -375,7 +375,7 @@ class RunApi:
     def _list(self, call: Call) -> Any:
         inside = f"{call.match[1]}/executions/"
         found = []
-        for name, execution in reversed(self.executions.items()):
+        for name, execution in self.executions.items():
             if not name.startswith(inside):
                 continue
             if self._lags[name] > 0:

@@ -3,7 +3,7 @@
 import re
 import time
 from argparse import ArgumentTypeError
-from itertools import islice
+from datetime import UTC, datetime
 from typing import Any
 
 from django.conf import settings
@@ -158,8 +158,9 @@ What Cloud Run allows ({date}):
             )
 
     def _executions(self, options: dict[str, Any]) -> None:
-        found = list(islice(execution_list(_name(options)), options["limit"]))
-        for execution in found:
+        # In whatever order Google gives them.
+        found = sorted(execution_list(_name(options)), key=_created, reverse=True)
+        for execution in found[: options["limit"]]:
             self.stdout.write(_line(execution))
         if not found:
             self.stdout.write(f"The job {options['job']} was never executed.")
@@ -257,6 +258,10 @@ def _spec(options: dict[str, Any]) -> JobSpec:
         service_account=options["service_account"],
         env=dict(options["env"]),
     )
+
+
+def _created(execution: ExecutionInfo) -> datetime:
+    return execution.created_at or datetime.min.replace(tzinfo=UTC)
 
 
 def _line(execution: ExecutionInfo) -> str:

@@ -1,5 +1,8 @@
 """The Cloud Run launcher, against a local Cloud Run that executes what it is given."""
 
+import os
+import subprocess
+import sys
 from datetime import timedelta
 
 import msgspec
@@ -127,9 +130,10 @@ def test_a_worker_that_died_after_google_had_accepted_starts_nothing_twice(
     assert len(google_run.executions) == 1
 
 
-def test_an_answer_that_was_lost_starts_nothing_twice(google_run, launcher, launch, program):
+@pytest.mark.parametrize("fault", ["late", "half"])
+def test_an_answer_that_was_lost_starts_nothing_twice(google_run, launcher, launch, program, fault):
     program(SLEEP)
-    google_run.google.fault("POST .*:run", "late")
+    google_run.google.fault("POST .*:run", fault)
     with pytest.raises(CloudError) as lost:
         launcher.start(launch())
     assert (lost.value.reason, lost.value.is_transient) == ("network", True)
@@ -394,3 +398,20 @@ def test_a_log_that_may_not_be_read_says_so(google_run, launcher, launch):
         "entries:list", "PERMISSION_DENIED", "Permission 'logging.logEntries.list' denied"
     )
     assert "roles/logging.viewer" in launcher.logs(handle, open_store(run.folder))
+
+
+def test_googles_libraries_are_loaded_when_they_are_used():
+    """A web process knows every launcher and must not pay for it."""
+    code = (
+        "import django, sys; django.setup()\n"
+        "import training.launchers.cloud_run, deployments.management.commands.jobs\n"
+        "print([name for name in sys.modules if name.startswith(('google.', 'requests'))])"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"DJANGO_SETTINGS_MODULE": "sentinelle.settings"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.strip() == "[]"
