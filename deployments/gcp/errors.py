@@ -38,7 +38,7 @@ class Fault(NamedTuple):
     words: str
     """Regular expression that Google's words or its codes match; empty: any."""
     advice: str
-    """What to do. Fields: project, region, role, service, image."""
+    """What to do. Fields: project, region, job, role, service."""
 
 
 QUOTA_PAGE = "https://console.cloud.google.com/iam-admin/quotas?project={project}"
@@ -82,8 +82,8 @@ FAULTS = (
     Fault(
         "image", False, (), r"[Ii]mage '[^']*' (was )?not found|CONTAINER_MISSING"
         r"|(MANIFEST|NAME)_UNKNOWN|manifest unknown|failed to resolve reference",
-        "Build the image and push it: gcloud builds submit --tag {image} --project {project}; or "
-        "name one that exists: manage.py jobs update --image IMAGE.",
+        "Build and push it: manage.py deploy_training_job {project} {job} {region} VERSION; or "
+        "name one that is there: manage.py jobs update --image IMAGE.",
     ),
     Fault(
         "permission", False, (), r"(?i)serviceAccounts\.actAs",
@@ -236,9 +236,9 @@ def advice_of(fault: Fault, words: str, project: str = "", region: str = "") -> 
     return fault.advice.format(
         project=project or settings.GOOGLE_CLOUD_PROJECT or "PROJECT",
         region=region or settings.GOOGLE_CLOUD_REGION,
+        job=settings.TRAINING_JOB,
         role=ROLES[_found(PERMISSION, words) or "run"],
         service=_found(r"\b([a-z]+\.googleapis\.com)/", words) or "run.googleapis.com",
-        image=_found(r"[Ii]mage '([^']+)'", words) or settings.TRAINING_IMAGE or "IMAGE",
     )
 
 

@@ -59,7 +59,7 @@ CASES = [
     pytest.param(403, GET, "permission", False, "roles/run.developer", id="run"),
     pytest.param(403, START, "permission", False, "roles/compute.instanceAdmin.v1", id="compute"),
     pytest.param(403, ACT_AS, "permission", False, "roles/iam.serviceAccountUser", id="actas"),
-    pytest.param(404, IMAGE, "image", False, "builds submit --tag gcr.io/p/server", id="image"),
+    pytest.param(404, IMAGE, "image", False, "deploy_training_job shop", id="image"),
     pytest.param(403, DISABLED, "api", False, "services enable compute.googleapis.com", id="api"),
     pytest.param(403, BILLING, "billing", False, "linkedaccount?project=shop", id="billing"),
     pytest.param(503, STOCK, "capacity", True, "--zone", id="capacity"),
@@ -77,7 +77,6 @@ CASES = [
 def place(settings):
     settings.GOOGLE_CLOUD_PROJECT = "shop"
     settings.GOOGLE_CLOUD_REGION = "europe-west1"
-    settings.TRAINING_IMAGE = ""
 
 
 def answer(status: int, body: str) -> GoogleAPICallError:

@@ -130,7 +130,9 @@ def test_an_image_that_is_missing_is_told_with_how_to_make_it(google_run):
     assert refused.value.reason == "image"
     assert not refused.value.is_transient
     assert f"Google says “Image '{IMAGE}' not found.”" in refused.value.detail
-    assert f"gcloud builds submit --tag {IMAGE} --project test-project" in refused.value.detail
+    assert "manage.py deploy_training_job test-project sentinelle-training europe-west1" in (
+        refused.value.detail
+    )
 
 
 def test_a_job_whose_image_came_later_is_made_ready(google_run):

@@ -202,7 +202,7 @@ def test_a_missing_image_fails_the_run_with_how_to_build_it(google_run, behaving
     step(run)
     assert run.state == RunState.FAILED
     assert f"Google says “Image '{IMAGE}' not found.”" in run.error
-    assert f"gcloud builds submit --tag {IMAGE}" in run.error
+    assert "manage.py deploy_training_job test-project" in run.error
 
 
 def test_a_permission_that_is_revoked_in_mid_run_is_told_and_tried_for_a_while(

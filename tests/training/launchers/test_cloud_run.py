@@ -188,7 +188,7 @@ def test_a_missing_image_says_how_to_make_one(google_run, launcher, launch):
         launcher.start(launch())
     assert (refused.value.reason, refused.value.is_transient) == ("image", False)
     assert f"Image '{IMAGE}' not found." in refused.value.detail
-    assert f"gcloud builds submit --tag {IMAGE}" in refused.value.detail
+    assert "manage.py deploy_training_job test-project" in refused.value.detail
 
 
 def test_a_job_that_was_deleted_by_hand_is_made_again(google_run, launcher, launch):
