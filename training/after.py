@@ -8,10 +8,9 @@ from datetime import datetime, timedelta
 from django.conf import settings
 from django.db.models import Q
 
-from deployments.gcp.errors import CloudError
 from training.conclusions import run_conclude
 from training.launchers import launcher_named
-from training.models import TrainingRun
+from training.models import RunState, TrainingRun
 from training.run_costs import book_cost
 from training.transitions import ENDED, note
 
@@ -33,6 +32,7 @@ def run_ended(run_id: str, *, worker: str, now: datetime) -> bool:
         return False
     run = TrainingRun.objects.select_related("model", "dataset", "model_version").get(pk=run_id)
     _clear_its_place(run, worker, now)
+    _wake_who_waits(run, now)
     for hook in HOOKS:
         hook(run, now)
     return unsettled.update(settled_at=now, lease_until=None) == 1
@@ -43,7 +43,13 @@ def _clear_its_place(run: TrainingRun, worker: str, now: datetime) -> None:
         return
     try:
         launcher_named(run.launcher).cancel(run.handle)
-    except CloudError as error:
+    except Exception as error:
         # The guards of the place stop what is left: see docs/machines.md.
-        logger.warning("Run %s: its place could not be cleared: %s", run.pk, error)
+        logger.exception("Run %s: its place could not be cleared", run.pk)
         note(uuid.UUID(str(run.pk)), f"Its place could not be cleared: {error}", worker, now)
+
+
+def _wake_who_waits(run: TrainingRun, now: datetime) -> None:
+    """Have the runs that wait for a place of that kind ask again."""
+    waiting = TrainingRun.objects.filter(state=RunState.QUEUED, launcher=run.launcher)
+    waiting.filter(next_step_at__gt=now).update(next_step_at=now)

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Q, QuerySet
+from django.db.models import Case, F, Q, QuerySet, When
 
 from deployments.models import CHAMPION, Alias, RegisteredModel
 from engine.store import open_store
@@ -146,6 +146,16 @@ def run_queue_again(
     )
 
 
+def run_standing(run: TrainingRun, *, worker: str) -> Claim:
+    """Read the run again, and say what the claim is worth."""
+    run.refresh_from_db(
+        fields=["state", "claimed_by", "cancel_requested_at", "unreachable_since", "heartbeat_at"]
+    )
+    if run.state not in HELD_STATES or run.claimed_by != worker:
+        return Claim.LOST
+    return Claim.HELD if run.cancel_requested_at is None else Claim.CANCELLED
+
+
 def run_renew(run_id: uuid.UUID, *, worker: str, now: datetime, **changes: Any) -> Claim:
     """Renew the lease, with other fields that are changed."""
     held = _held(run_id, worker)
@@ -170,10 +180,6 @@ def run_heartbeat(
     because a machine's may be hours off.
     """
     beat = str(progress.get("heartbeat_at", ""))[:40]
-    if beat:
-        _held(run_id, worker).exclude(heartbeat_text=beat).update(
-            heartbeat_text=beat, heartbeat_at=now
-        )
     changes: dict[str, Any] = {
         "stage": progress.get("stage", "start"),
         "fraction": progress.get("fraction", 0.0),
@@ -182,6 +188,9 @@ def run_heartbeat(
     }
     times = {"place_started_at": seen.started_at, "place_ended_at": seen.ended_at}
     changes |= {name: at for name, at in times.items() if at is not None}
+    if beat:
+        same = When(heartbeat_text=beat, then=F("heartbeat_at"))
+        changes |= {"heartbeat_text": beat, "heartbeat_at": Case(same, default=now)}
     if seen.resources:
         known = _held(run_id, worker).values_list("resources", flat=True).first() or {}
         changes["resources"] = {**known, **seen.resources}

@@ -32,6 +32,8 @@ from training.pipeline.run_folder import PROGRESS
 logger = logging.getLogger(__name__)
 DATABASE_RETRY_SECONDS = 1.0
 LONGEST_WAIT = timedelta(seconds=60)
+# The end of a run at the same place wakes what waits for it (after.py).
+LONGEST_BUSY_WAIT = timedelta(minutes=5)
 T = TypeVar("T")
 
 
@@ -150,7 +152,7 @@ def _start(hold: Hold) -> timedelta | None:
 def _queue_again(hold: Hold, busy: PlaceBusy) -> timedelta | None:
     """Let a run wait for its place, which is asked again the later the longer it has waited."""
     now = timezone.now()
-    wait = _between(_soon(hold), (now - hold.run.created_at) / 4, LONGEST_WAIT)
+    wait = _between(_soon(hold), (now - hold.run.created_at) / 4, LONGEST_BUSY_WAIT)
     again_at = None if hold.launcher.is_attached else now + wait
     if not claims.run_queue_again(reason=str(busy), again_at=again_at, **hold.who):
         # Nothing was started for it.
@@ -161,7 +163,7 @@ def _queue_again(hold: Hold, busy: PlaceBusy) -> timedelta | None:
 def _look(hold: Hold) -> timedelta | None:
     """Copy the run's progress and book its end, if there is one."""
     run, launcher = hold.run, hold.launcher
-    claim = _patiently(lambda: claims.run_renew(**hold.who))
+    claim = _patiently(lambda: claims.run_standing(run, worker=hold.worker))
     if claim is Claim.HELD:
         seen = launcher.poll(run.handle)
         progress = _progress(run)
@@ -176,7 +178,8 @@ def _look(hold: Hold) -> timedelta | None:
         return None
     if seen.ended is not None:
         return _finish(hold, seen.ended)
-    _patiently(lambda: claims.run_reachable(**hold.who))
+    if run.unreachable_since is not None:
+        _patiently(lambda: claims.run_reachable(**hold.who))
     return _unless_silent(hold)
 
 

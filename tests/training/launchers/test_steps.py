@@ -226,6 +226,17 @@ class TestPlaceFaults:
         run = post.go_on(run)
         assert timeline(run) == ["queued", "starting", *SUCCESS]
 
+    def test_what_waits_for_a_place_asks_again_when_a_run_there_has_ended(self, post, place):
+        first = post.go_on(prepared("hang"), until="running")
+        (place.folder / "busy").touch()
+        second = prepared("fail", version="1.0.1")
+        post.deliver()
+        pass_time(second, hours=-1)
+        (place.folder / "busy").unlink()
+        services.run_cancel(first, now=timezone.now())
+        post.go_on(first)
+        assert post.go_on(second).state == RunState.FAILED
+
     def test_cancelling_what_waits_for_a_busy_place(self, post, place):
         (place.folder / "busy").touch()
         run = prepared("succeed")
