@@ -37,7 +37,6 @@ class Claim(enum.Enum):
 def run_claim(run_id: str, *, worker: str, now: datetime) -> TrainingRun | None:
     """Take a queued run for `worker`. None when it is not queued any more, is not due, or never
     was."""
-    free = Q(lease_until=None) | Q(lease_until__lt=now)
     due = Q(next_step_at=None) | Q(next_step_at__lte=now)
     taken = transitions.move(
         uuid.UUID(run_id),
@@ -46,7 +45,7 @@ def run_claim(run_id: str, *, worker: str, now: datetime) -> TrainingRun | None:
         by=worker,
         message="A worker has taken it.",
         now=now,
-        where=free & due,
+        where=due,
         claimed_by=worker,
         started_at=now,
         lease_until=_lease(now),

@@ -218,11 +218,17 @@ class TestPlaceFaults:
 
     def test_a_busy_place_leaves_it_queued(self, post, place):
         (place.folder / "busy").touch()
+        place.poll_seconds = 30
         run = prepared("succeed")
         post.deliver()
         run.refresh_from_db()
         assert (run.state, run.message) == (RunState.QUEUED, "Another run has the place.")
         (place.folder / "busy").unlink()
+        place.poll_seconds = 0.05
+        assert next_step(post, run).state == RunState.QUEUED
+        run_execute(str(run.pk), worker="early")
+        assert timeline(run) == ["queued", "starting", "queued"]
+        pass_time(run)
         run = post.go_on(run)
         assert timeline(run) == ["queued", "starting", *SUCCESS]
 
