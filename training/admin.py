@@ -205,6 +205,8 @@ class TrainingRunAdmin(CostsAdmin):
             except RunRefused as refusal:
                 form.show(refusal)
             else:
+                if run.message:
+                    messages.warning(request, run.message)
                 return redirect(self._address("change", run.pk))
         return self._page(request, "train", "Train a version", form=form)
 

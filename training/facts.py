@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from django.template.defaultfilters import filesizeformat
 from django.utils import timezone
 
+from deployments.costs import dollars
 from training.launchers.resources import describe_resources, read_resources
 from training.models import TrainingRun
 from training.options import describe_options
@@ -60,6 +61,11 @@ def duration_in_words(duration: timedelta | None) -> str:
 
 
 def _cost(run: TrainingRun) -> str:
-    if run.cost_usd is not None:
-        return f"${run.cost_usd:.2f}"
-    return f"about ${run.estimated_cost_usd:.2f}" if run.estimated_cost_usd is not None else ""
+    if run.launcher == "local":
+        return ""
+    expected = f"about {dollars(run.estimated_cost_usd)}"
+    if run.estimated_cost_usd is None:
+        expected = "unknown"
+    if run.is_active:
+        return expected
+    return f"{dollars(run.cost_usd)}, expected {expected}"

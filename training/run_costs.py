@@ -51,6 +51,13 @@ def run_outlook(run: TrainingRun, now: datetime) -> Outlook:
     return Outlook(run.launcher_reason or expected.words, warnings)
 
 
+def run_expectation(run: TrainingRun) -> str:
+    """What was said of the run when it was made, without why its launcher was chosen."""
+    first = run.events.first()
+    told = "" if first is None else first.message
+    return told.removeprefix(run.launcher_reason).strip()
+
+
 def book_cost(run: TrainingRun, _now: datetime) -> None:
     """Keep what a run that has ended cost; null when that can't be known. One that no worker ever
     took cost nothing."""

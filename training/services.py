@@ -100,6 +100,7 @@ def run_create(
     with transaction.atomic():
         _refuse_taken_version(registered, version)
         outlook = run_outlook(run, now)
+        run.message = " ".join(outlook.warnings)[:300]
         try:
             with transaction.atomic():
                 transitions.create(run, by=requested_by, now=now, message=outlook.message)

@@ -1,12 +1,16 @@
 """A run's expected and actual cost, and the budgets of a month."""
 
+import io
 import threading
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.core.exceptions import ImproperlyConfigured
+from django.core.management import call_command
+from django.urls import reverse
 from django.utils import timezone
 
 from engine.errors import RunRefused
@@ -14,6 +18,7 @@ from sentinelle.env import env_amount
 from tests.bundles import seed_registry
 from tests.training.support import in_thread, make_dataset, make_run
 from training import after, budgets, launchers, services
+from training.facts import run_facts
 from training.launchers import Seen
 from training.models import RunState, TrainingRun
 
@@ -102,6 +107,7 @@ def test_too_little_memory_is_said_in_the_timeline_and_refuses_nothing(settings)
     make_dataset("large", rows=MILLION)
     run = make_run("1.0.0", dataset="large", launcher="vm")
     assert "It needs about 1.8 GB of memory and has 0.8 GB on e2-micro" in run.events.get().message
+    assert run.message.startswith("It needs about 1.8 GB")
 
 
 def test_auto_chooses_says_why_and_keeps_it():
@@ -112,6 +118,40 @@ def test_auto_chooses_says_why_and_keeps_it():
     assert run.launcher_reason in run.events.get().message
     TrainingRun.objects.update(state=RunState.FAILED)
     assert services.run_restart(run).launcher == "cloud-run"
+
+
+def test_the_command_says_what_to_expect_and_the_admin_what_to_mind(client, settings):
+    make_dataset("large", rows=MILLION)
+    out = io.StringIO()
+    call_command("train", "--dataset", "large", "--version", "1.0.0", "--launcher", "vm",
+                 stdout=out)  # fmt: skip
+    said = out.getvalue()
+    assert "  Expected: 1,000,000 rows take about" in said
+    assert "It needs about 1.8 GB of memory" in said
+    client.force_login(User.objects.create_superuser("ada"))
+    values = {"model": "fraud", "dataset": "large", "version": "1.1.0", "seed": "0"}
+    page = client.post(
+        reverse("admin:training_trainingrun_add"), values | {"launcher": "vm"}, follow=True
+    )
+    assert b'<li class="warning">It needs about 1.8 GB' in page.content
+
+
+@pytest.mark.parametrize(
+    ("state", "estimate", "cost", "said"),
+    [
+        (RunState.QUEUED, "0.5724", None, "about $0.57"),
+        (RunState.QUEUED, None, None, "unknown"),
+        (RunState.FAILED, "0.5724", "0.6", "$0.60, expected about $0.57"),
+        (RunState.FAILED, "0.5724", None, "unknown, expected about $0.57"),
+    ],
+    ids=["waits", "waits-unknown", "ended", "ended-unknown"],
+)
+def test_a_runs_page_says_what_it_cost(state, estimate, cost, said):
+    run = cloud_run("1.0.0")
+    run.state = state
+    run.estimated_cost_usd = estimate and Decimal(estimate)
+    run.cost_usd = cost and Decimal(cost)
+    assert dict(run_facts(run, timezone.now()))["Cost"] == said
 
 
 # --- actual ---

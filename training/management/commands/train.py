@@ -17,6 +17,7 @@ from training.models import TrainingRun
 from training.options import COUNTS, DATES, FIELDS, NUMBERS, describe_options, read_options
 from training.pipeline.spec import decode_options
 from training.places import LAUNCHERS, PLACE_FIELDS, read_place
+from training.run_costs import run_expectation
 
 TYPES: dict[str, Callable[[str], Any]] = {
     **dict.fromkeys(DATES, parse_date),
@@ -126,8 +127,10 @@ decides what is fitted or tuned. docs/training.md explains each option."""
         for name, value in (
             *describe_options(decode_options(run.options)),
             ("Where", run.launcher_reason or describe_place(run)),
+            ("Expected", run_expectation(run)),
         ):
-            self.stdout.write(f"  {name}: {value}")
+            if value:
+                self.stdout.write(f"  {name}: {value}")
         return run
 
 
