@@ -124,7 +124,7 @@ class TestCreate:
     def test_two_at_once_make_one(self):
         make_dataset()
         results = in_threads(4, lambda _: outcome(make_run))
-        assert sorted(results) == ["RunRefused"] * 3 + ["TrainingRun"]
+        assert sorted(results) == ["RunConflict"] * 3 + ["TrainingRun"]
         assert TrainingRun.objects.count() == 1
 
     def test_a_broker_that_is_down_leaves_the_run_queued(self, monkeypatch, caplog):
