@@ -248,6 +248,11 @@ CELERY_BEAT_SCHEDULE = {
         # While every worker is busy these would only pile up.
         "options": {"expire_seconds": 15},
     },
+    "guard-machines": {
+        "task": "training.tasks.guard_machines",
+        "schedule": 60.0,
+        "options": {"expire_seconds": 60},
+    },
     "run-due-schedules": {
         "task": "training.tasks.run_due_schedules",
         "schedule": 15.0,

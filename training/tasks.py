@@ -6,7 +6,7 @@ from typing import Any
 from celery import shared_task
 from django.utils import timezone
 
-from training import after, schedules, services
+from training import after, guards, schedules, services
 from training.execution import run_execute
 
 
@@ -39,6 +39,12 @@ def step_due_runs() -> None:
 def fail_abandoned_runs() -> None:
     """Every 15 s: end runs whose worker has died, and send lost messages again."""
     services.runs_recover(now=timezone.now())
+
+
+@shared_task  # type: ignore[untyped-decorator]
+def guard_machines() -> None:
+    """Every 60 s: stop the training machines that nobody needs."""
+    guards.machines_guard(now=timezone.now())
 
 
 @shared_task(bind=True)  # type: ignore[untyped-decorator]
