@@ -22,7 +22,7 @@ SECRETS = {
     DATABASE_PASSWORD: "password of the database's user, for you to give it",
 }
 # The folders of the bucket, as the settings name them and builds use them.
-DATA, RUNS, ARTIFACTS, BUILDS = "data", "runs", "artifacts", "builds"
+DATA, RUNS, ARTIFACTS, BUILDS, SOURCE = "data", "runs", "artifacts", "builds", "source"
 
 
 class Names(NamedTuple):
@@ -82,7 +82,8 @@ def grants(names: Names) -> list[Grant]:
         Grant(SERVING, f"{storage}.objectViewer", bucket,
               "loads bundles", _within(names, ARTIFACTS)),
         Grant(TRAINING, f"{storage}.objectViewer", bucket,
-              "reads its data set", _within(names, DATA)),
+              "reads its data set, and the program on a machine without an image",
+              _within(names, DATA, SOURCE)),
         Grant(TRAINING, f"{storage}.objectUser", bucket,
               "writes its run folder and its bundle", _within(names, RUNS, ARTIFACTS)),
         Grant(BUILD, f"{storage}.objectViewer", bucket,
