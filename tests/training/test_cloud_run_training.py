@@ -5,6 +5,7 @@ execution's own.
 """
 
 import time
+from decimal import Decimal
 
 import pytest
 from django.utils import timezone
@@ -19,7 +20,7 @@ from tests.google.runs import PROJECT, REGION
 from tests.training.launchers.conformance import processes, starts, write_behaviour
 from tests.training.pipeline_support import QUICK, make_columns, write_dataset
 from tests.training.support import make_run
-from training import claims, services
+from training import after, claims, services
 from training.datasets import dataset_import
 from training.execution import run_execute
 from training.launchers.cloud_run import CloudRunLauncher
@@ -250,6 +251,10 @@ def test_a_cancelled_run_leaves_nothing_running(google_run, behaving):
     assert run.state == RunState.CANCELLED
     google_run.wait(run.handle)
     assert processes(run.folder) == []
+    after.run_ended(str(run.pk), worker="one", now=timezone.now())
+    run.refresh_from_db()
+    # A minute of 8 vCPU and 8 GiB, which is the least that is charged.
+    assert run.cost_usd == Decimal("0.0127")
 
 
 @pytest.mark.parametrize("what", ["execution", "job"])

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from deployments.costs import actual
 from deployments.models import ModelVersion
 from engine.bundle import MANIFEST
 from engine.store import open_store
@@ -69,6 +70,9 @@ def test_three_places_make_the_same_version(dataset, google, settings, monkeypat
         states = [event.state for event in run.events.all() if event.state != event.from_state]
         assert states == ["queued", "starting", "running", "succeeded"]
         assert run.place_ended_at is not None or launcher == "local"
+        charged = actual(launcher, run.resources, run.place_started_at, run.place_ended_at)
+        assert run.cost_usd == charged.stored
+        assert (run.cost_usd > 0) == (launcher != "local")
         models[launcher] = digests(run.model_version, settings.ARTIFACTS_DIR)
     assert models["local"] == models["cloud-run"] == models["vm"]
     assert len(models["local"]) >= 2
