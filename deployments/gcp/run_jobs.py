@@ -151,10 +151,11 @@ def job_update(name: JobName, spec: JobSpec) -> tuple[JobInfo, list[Change]]:
     job = _job(name)
     before = _info(job)
     changes = job_adjust(job, spec)
+    what = f"Updating the job {name.job}"
     # A job that could not be made ready is sent again: its image may be there by now.
     if not changes and not before.problem:
-        return before, []
-    what = f"Updating the job {name.job}"
+        # Another may have changed it just now.
+        return (_wait(what, name, job.generation) if job.reconciling else before), []
     with translated(what, project=name.project, region=name.region):
         operation = clients.run_jobs().update_job(job=job, timeout=CALL_SECONDS)
         generation = operation.metadata.generation

@@ -145,6 +145,27 @@ def test_a_job_whose_image_came_later_is_made_ready(google_run):
     assert not google_run.jobs[NAME.full].terminal_condition.message
 
 
+def test_a_job_can_be_executed_once_it_is_said_to_be_there(google_run, program):
+    google_run.ready_reads = 3
+    assert execute() in google_run.executions
+
+
+def test_a_job_that_another_makes_just_now_is_waited_for(google_run, program, monkeypatch):
+    google_run.ready_reads = 3
+    with monkeypatch.context() as patch:
+        patch.setattr(run_jobs, "_wait", lambda *_: None)
+        run_jobs.job_ensure(NAME, SPEC)
+    assert execute() in google_run.executions
+
+
+def test_a_job_that_is_not_ready_in_time_is_looked_at_again(google_run, monkeypatch):
+    google_run.ready_reads = 99
+    monkeypatch.setattr(run_jobs, "READY_SECONDS", 0.05)
+    with pytest.raises(CloudError, match="Google has not finished it") as refused:
+        run_jobs.job_ensure(NAME, SPEC)
+    assert refused.value.is_transient
+
+
 def test_a_job_without_an_image_says_which_setting_to_make():
     with pytest.raises(CloudError, match="TRAINING_IMAGE"):
         run_jobs.job_ensure(NAME, JobSpec(cpu=1))

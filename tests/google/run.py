@@ -148,6 +148,7 @@ class RunApi:
         self.ready_reads = 1
         """How often a job is read until it is what was asked."""
         self._unready: dict[str, int] = {}
+        self._conditions: dict[str, run_v2.Condition] = {}
         self._lags: dict[str, int] = {}
         self._operations: dict[str, tuple[Any, Callable[[], Any]]] = {}
         job, execution = rf"({PLACE}/jobs/[^/:]+)", rf"({PLACE}/jobs/[^/:]+/executions/[^/:]+)"
@@ -290,7 +291,8 @@ class RunApi:
         found = self.has_image(image)
         message = "" if found else f"Image '{image}' not found."
         state = State.CONDITION_SUCCEEDED if found else State.CONDITION_FAILED
-        job.terminal_condition = run_v2.Condition(type_="Ready", state=state, message=message)
+        self._conditions[job.name] = run_v2.Condition(type_="Ready", state=state, message=message)
+        job.terminal_condition = run_v2.Condition(type_="Ready", state=State.CONDITION_RECONCILING)
         self.jobs[job.name] = job
         failed = status_pb2.Status(code=code_pb2.NOT_FOUND, message=message)
         return self._start(job.name, job, lambda: job if found else failed)
@@ -307,6 +309,7 @@ class RunApi:
         self._unready[job.name] -= 1
         if self._unready[job.name] <= 0:
             job.reconciling, job.observed_generation = False, job.generation
+            job.terminal_condition = self._conditions[job.name]
         return answer
 
     def _delete(self, call: Call) -> Any:

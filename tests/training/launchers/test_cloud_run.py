@@ -121,9 +121,11 @@ def test_the_execution_is_told_the_run_and_the_job_where_everything_is(
 
 
 def test_a_worker_that_died_after_google_had_accepted_starts_nothing_twice(
-    google_run, launcher, launch
+    google_run, launcher, launch, monkeypatch
 ):
     handle = launcher.start(launch())
+    # However long it has been dead.
+    monkeypatch.setattr(cloud_run, "SETTLED", timedelta(0))
     assert CloudRunLauncher().start(launch()) == handle
     google_run.wait(handle)
     assert CloudRunLauncher().start(launch()) == handle
