@@ -28,6 +28,7 @@ from training.transitions import note
 logger = logging.getLogger(__name__)
 # People may move the champion while a bundle is verified: the version is then compared anew.
 ATTEMPTS = 3
+ENDS = (ScheduleEventKind.ENDED, ScheduleEventKind.FAILED)
 DONE = {CHAMPION: "Promoted", CHALLENGER: "Proposed"}
 
 
@@ -107,13 +108,12 @@ def _actor(run: TrainingRun) -> str:
 def _tell_schedule(
     schedule: RetrainingSchedule, run: TrainingRun, told: str, now: datetime
 ) -> None:
-    if schedule.events.filter(run=run, kind=ScheduleEventKind.ENDED).exists():
+    if schedule.events.filter(run=run, kind__in=ENDS).exists():
         return
     name = f"v{run.version}"
     failure = "" if run.state == RunState.SUCCEEDED else f"{name} {run.state}. {run.error}".strip()
     message = failure or f"{name}: {told or 'Kept.'}"
-    ScheduleEvent.objects.create(
-        schedule=schedule, kind=ScheduleEventKind.ENDED, run=run, at=now, message=message
-    )
+    kind = ScheduleEventKind.FAILED if failure else ScheduleEventKind.ENDED
+    ScheduleEvent.objects.create(schedule=schedule, kind=kind, run=run, at=now, message=message)
     if failure:
         RetrainingSchedule.objects.filter(pk=schedule.pk).update(message=failure, message_at=now)

@@ -302,6 +302,13 @@ class RetrainingSchedule(models.Model):
         """Its times; ValueError when the fields can't be read."""
         return read_crontab(self.crontab, self.time_zone)
 
+    @property
+    def source(self) -> str:
+        """What it trains on, in words."""
+        if self.dataset is not None:
+            return f"data set “{self.dataset.name}”"
+        return "last day of traffic" if self.days == 1 else f"last {self.days} days of traffic"
+
     def due(self, now: datetime) -> datetime | None:
         """The moment for which a run is to be made; None when all is settled. Of several times that
         have passed it is the last: they are caught up once."""

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from engine.errors import FieldError, RunRefused
 from training.launchers.choose import AUTO
 from training.launchers.resources import KINDS
-from training.pipeline.durations import parse_duration
+from training.pipeline.durations import format_duration, parse_duration
 
 LAUNCHERS = {
     "local": "This machine",
@@ -70,6 +70,19 @@ def read_place(launcher: str, given: Mapping[str, Any]) -> dict[str, Any]:
             raise _refusal(field.name, f"the launcher {launcher} does not have it.")
         resources[name] = _seconds(value) if field.name == "timeout" else value
     return resources
+
+
+def written_place(resources: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that `read_place` would read as these."""
+    values = {
+        field.name: resources[field.resource]
+        for field in PLACE_FIELDS
+        if field.resource in resources
+    }
+    seconds = resources.get("timeout_s", resources.get("max_run_s"))
+    if seconds is not None:
+        values["timeout"] = format_duration(seconds * 1_000_000)
+    return values
 
 
 def _seconds(text: Any) -> int:

@@ -1,7 +1,7 @@
 """Retraining schedules in the admin. Beat's own pages are not: its entries follow the schedules."""
 
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -14,20 +14,23 @@ from django.urls import path, reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import mark_safe
+from django.utils.text import capfirst
 from django_celery_beat import admin as beat_admin
 from django_celery_beat import models as beat
 
 from deployments.admin.base import ReadOnlyAdmin, badge
-from engine.errors import RunRefused
+from engine.errors import FieldError, RunRefused
 from training import schedules
 from training.badges import state_badge
 from training.crontab import in_words, read_crontab
-from training.models import RetrainingSchedule, ScheduleEventKind, TrainingRun
+from training.models import RetrainingSchedule, ScheduleEventKind, Then, TrainingRun
 from training.options import describe_options
 from training.pipeline.spec import decode_options
-from training.schedule_form import LAUNCHERS, ScheduleForm
+from training.places import LAUNCHERS
+from training.schedule_form import ScheduleForm
 from training.schedules import ScheduleRefused
 
+SOON = timedelta(minutes=2)
 SHOWN_TIMES = 5
 SHOWN_RUNS = 20
 SHOWN_EVENTS = 50
@@ -51,7 +54,7 @@ for shown in (
 @admin.register(RetrainingSchedule)
 class RetrainingScheduleAdmin(ReadOnlyAdmin):
     list_display = [
-        "name_and_state", "model", "source", "when", "next_time", "last_run", "launcher",
+        "name_and_state", "model", "data", "when", "next_time", "last_run", "launcher",
         "what_then",
     ]  # fmt: skip
     list_filter = ["model"]
@@ -146,7 +149,9 @@ class RetrainingScheduleAdmin(ReadOnlyAdmin):
         form = ScheduleForm(request.POST or None, initial=ScheduleForm.initial_of(schedule))
         if request.method == "POST" and form.is_valid():
             try:
-                saved = save(**form.values())
+                values = form.values()
+                _check_may_promote(request, values)
+                saved = save(**values)
             except (RunRefused, ScheduleRefused) as refusal:
                 form.show(refusal)
             else:
@@ -190,7 +195,7 @@ class RetrainingScheduleAdmin(ReadOnlyAdmin):
                 (event, badge(event.get_kind_display(), EVENT_KINDS.get(event.kind, "quiet")))
                 for event in schedule.events.select_related("run")[:SHOWN_EVENTS]
             ],
-            active=schedule.requested_at is not None or any(run.is_active for run in runs),
+            active=_is_moving(schedule, timezone.now()),
             may_change=self.may_change(request),
             may_run=self.may_run(request),
             may_delete=self.may_delete(request),
@@ -300,8 +305,8 @@ class RetrainingScheduleAdmin(ReadOnlyAdmin):
         )
 
     @admin.display(description="data")
-    def source(self, schedule: RetrainingSchedule) -> str:
-        return _source(schedule)
+    def data(self, schedule: RetrainingSchedule) -> str:
+        return capfirst(schedule.source)
 
     @admin.display(description="when", ordering="crontab")
     def when(self, schedule: RetrainingSchedule) -> str:
@@ -333,23 +338,30 @@ class RetrainingScheduleAdmin(ReadOnlyAdmin):
         )
 
 
+def _check_may_promote(request: HttpRequest, values: dict[str, Any]) -> None:
+    """Only who may promote by hand may have it done by a schedule; raises ScheduleRefused."""
+    promotes = values["then"] == Then.PROMOTE
+    if promotes and not request.user.has_perm("deployments.promote_modelversion"):
+        message = "It takes the permission “Can promote a model version”."
+        raise ScheduleRefused(message, [FieldError("then", message)])
+
+
 def _state(schedule: RetrainingSchedule) -> str:
     if not schedule.enabled:
         return badge("disabled", "quiet")
     return badge("enabled", "good")
 
 
-def _source(schedule: RetrainingSchedule) -> str:
-    if schedule.dataset is not None:
-        return f"Data set “{schedule.dataset.name}”"
-    days = schedule.days or 0
-    return "The last day of traffic" if days == 1 else f"The last {days} days of traffic"
+def _is_moving(schedule: RetrainingSchedule, now: datetime) -> bool:
+    """Whether its page is soon out of date: a run is due, or one is not done with yet."""
+    unsettled = schedule.runs.filter(settled_at=None)
+    return schedule.due(now + SOON) is not None or unsettled.exists()
 
 
 def _facts(schedule: RetrainingSchedule) -> list[tuple[str, str]]:
     """What the page tells about a schedule, in pairs."""
     resources = ", ".join(f"{name} {value}" for name, value in schedule.resources.items())
-    launcher = dict(LAUNCHERS).get(schedule.launcher, schedule.launcher)
+    launcher = LAUNCHERS.get(schedule.launcher, schedule.launcher)
     following = schedule.times.upcoming(timezone.now(), SHOWN_TIMES) if schedule.enabled else []
     facts = [
         ("Model", schedule.model.name),
@@ -357,7 +369,7 @@ def _facts(schedule: RetrainingSchedule) -> list[tuple[str, str]]:
         ("Next times", format_html_join(
             mark_safe("<br>"), "{}", ((_moment(at, schedule.time_zone),) for at in following)
         )),
-        ("Data", _source(schedule)),
+        ("Data", capfirst(schedule.source)),
         ("Then", schedule.get_then_display()),
         ("Where it runs", f"{launcher}; {resources}" if resources else launcher),
         ("Rules", schedule.rule_set.name if schedule.rule_set else "Those that serve then"),

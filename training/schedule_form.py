@@ -9,31 +9,26 @@ from django.conf import settings
 from deployments.models import RegisteredModel, RuleSet
 from engine.errors import FieldError, SentinelleError
 from training.forms import KINDS as OPTION_KINDS
-from training.launchers.choose import AUTO
 from training.models import Dataset, RetrainingSchedule, Then
-from training.options import DATES, FIELDS, read_options, written_options
+from training.options import DATES, FIELDS, OptionField, read_options, written_options
 from training.pipeline.spec import decode_options, encode_options
+from training.places import LAUNCHERS, PLACE_FIELDS, PlaceField, read_place, written_place
 
 # A schedule's data moves on, so fixed dates make no sense of it.
 OPTIONS = tuple(option for option in FIELDS if option.name not in DATES)
-RESOURCES = ("cpu", "memory_mb", "machine_type")
-LAUNCHERS = (
-    ("local", "This machine (local)"),
-    ("cloud-run", "A Cloud Run job (cloud-run)"),
-    ("vm", "A Compute Engine machine (vm)"),
-    (AUTO, "The cheapest that can take it (auto)"),
-)
 GROUPS = (
     ("", ("name", "model", "enabled")),
     ("When", ("crontab", "time_zone")),
     ("Data", ("dataset", "days", "label_delay")),
     ("Then", ("then",)),
-    ("Where it runs", ("launcher", *RESOURCES)),
+    ("Where it runs", ("launcher", *(place.name for place in PLACE_FIELDS))),
     (
         "How it is trained",
         ("rules", "seed", *(each.name for each in OPTIONS if each.name != "label_delay")),
     ),
 )
+# What a refusal of resources names, as the form does.
+WRITTEN_AS = {"resources": "launcher", **{place.resource: place.name for place in PLACE_FIELDS}}
 
 
 class Group(NamedTuple):
@@ -89,17 +84,9 @@ class ScheduleForm(forms.Form):
         help_text="What is done with the version. A proposal waits for a person, with what the "
         "comparison with the champion found.",
     )
-    launcher = forms.ChoiceField(choices=LAUNCHERS, help_text="Where it is trained.")
-    cpu = forms.IntegerField(
-        required=False, min_value=1, label="CPU", help_text="Cores. Empty for the place's default."
-    )
-    memory_mb = forms.CharField(
-        required=False,
-        label="Memory",
-        help_text="Such as 8Gi; of “local” and “cloud-run”. Empty for the place's default.",
-    )
-    machine_type = forms.CharField(
-        required=False, help_text="Of “vm”, such as e2-standard-4. Empty for the setting's."
+    launcher = forms.ChoiceField(
+        choices=list(LAUNCHERS.items()),
+        help_text="Where it executes. What is empty below has its usual value there.",
     )
     rules = forms.ModelChoiceField(
         RuleSet.objects.all(),
@@ -116,7 +103,8 @@ class ScheduleForm(forms.Form):
         super().__init__(*args, **kwargs)
         zones = [(name, name) for name in sorted(available_timezones())]
         self.fields["time_zone"].choices = zones  # type: ignore[attr-defined]
-        for option in OPTIONS:
+        more: list[PlaceField | OptionField] = [*PLACE_FIELDS, *OPTIONS]
+        for option in more:
             kind = OPTION_KINDS.get(option.name, forms.CharField)
             self.fields[option.name] = kind(
                 required=False, label=option.label, help_text=option.help
@@ -133,7 +121,7 @@ class ScheduleForm(forms.Form):
             "model": schedule.model.name,
             "dataset": schedule.dataset.name if schedule.dataset else None,
             "rules": schedule.rule_set.name if schedule.rule_set else None,
-            **schedule.resources,
+            **written_place(schedule.resources),
             **written_options(decode_options(schedule.options)),
         }
 
@@ -144,7 +132,7 @@ class ScheduleForm(forms.Form):
     def values(self) -> dict[str, Any]:
         """The fields of `RetrainingSchedule` from a valid form.
 
-        Raises RunRefused for options that can't be.
+        Raises RunRefused for options and places that can't be.
         """
         given = self.cleaned_data
         options = read_options({option.name: given[option.name] for option in OPTIONS})
@@ -152,7 +140,7 @@ class ScheduleForm(forms.Form):
         return {
             **{name: given[name] for name in same},
             "launcher": given["launcher"],
-            "resources": {name: given[name] for name in RESOURCES if given[name]},
+            "resources": read_place(given["launcher"], given),
             "rule_set": given["rules"],
             "seed": given["seed"],
             "options": encode_options(options),
@@ -161,4 +149,5 @@ class ScheduleForm(forms.Form):
     def show(self, refusal: SentinelleError) -> None:
         """Put a refusal beside the fields that it names."""
         for error in refusal.errors or (FieldError("", refusal.detail),):
-            self.add_error(error.field if error.field in self.fields else None, error.message)
+            field = WRITTEN_AS.get(error.field, error.field)
+            self.add_error(field if field in self.fields else None, error.message)

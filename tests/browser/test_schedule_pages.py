@@ -61,7 +61,7 @@ def test_make_change_and_delete_a_schedule(strict: Page):
 
     expect(page.get_by_text("The schedule nightly is saved.")).to_be_visible()
     expect(page.get_by_role("row", name="Label delay")).to_contain_text("2d")
-    expect(page.get_by_role("row", name="Data The last 30 days of traffic")).to_be_visible()
+    expect(page.get_by_role("row", name="Data Last 30 days of traffic")).to_be_visible()
     schedule = RetrainingSchedule.objects.get()
     assert (schedule.created_by, schedule.days, schedule.then) == ("ana", 30, "propose")
     picture(page, "schedule")

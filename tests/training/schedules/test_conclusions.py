@@ -49,7 +49,7 @@ def proposed() -> PromotionEvent | None:
 
 
 def told(run: TrainingRun) -> str:
-    return ScheduleEvent.objects.get(run=run, kind="ended").message
+    return ScheduleEvent.objects.get(run=run, kind__in=("ended", "failed")).message
 
 
 def test_keep_keeps(champion):

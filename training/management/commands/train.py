@@ -13,7 +13,7 @@ from training import selectors, services
 from training.facts import describe_place
 from training.following import Follower
 from training.management.commands.simulate import parse_date
-from training.models import TrainingRun
+from training.models import Then, TrainingRun
 from training.options import COUNTS, DATES, FIELDS, NUMBERS, describe_options, read_options
 from training.pipeline.spec import decode_options
 from training.places import LAUNCHERS, PLACE_FIELDS, read_place
@@ -37,7 +37,7 @@ METAVARS = {
 
 OF_NEW_RUNS = (
     "dataset", "semver", "model", "rules", "sample", "seed", "launcher",
-    *(option.name for option in FIELDS), *(place.name for place in PLACE_FIELDS),
+    *(option.name for option in FIELDS), *(place.name for place in PLACE_FIELDS), "then",
 )  # fmt: skip
 
 
@@ -83,6 +83,11 @@ decides what is fitted or tuned. docs/training.md explains each option."""
                 metavar=place.metavar,
                 help=place.help,
             )
+        parser.add_argument(
+            "--then",
+            choices=Then.values,
+            help="what is done with the version (keep); promote if it is better, else propose",
+        )
         parser.add_argument("--restart", type=UUID, metavar="RUN", help="start a run again")
         parser.add_argument("--wait", action="store_true", help="follow the run until it ends")
 
@@ -115,6 +120,7 @@ decides what is fitted or tuned. docs/training.md explains each option."""
                 launcher=launcher,
                 resources=read_place(launcher, options),
                 requested_by=system_user(),
+                then=options["then"] or Then.KEEP,
             )
         else:
             raise CommandError("Give --dataset and --version, or --restart.")
