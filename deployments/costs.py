@@ -148,20 +148,18 @@ class Cost(NamedTuple):
 
 
 def prices() -> Prices:
-    """The table in force. Raises ImproperlyConfigured when PRICES_FILE can't be read as one."""
-    path = Path(settings.PRICES_FILE) if settings.PRICES_FILE else OWN_FILE
-    try:
-        changed = path.stat().st_mtime_ns
-    except OSError as error:
-        raise ImproperlyConfigured(f"PRICES_FILE {path} can't be read: {error.strerror}.") from None
-    return _read(path, changed)
+    """The table in force, read once a process. Raises ImproperlyConfigured when PRICES_FILE is not
+    one."""
+    return _read(Path(settings.PRICES_FILE) if settings.PRICES_FILE else OWN_FILE)
 
 
 @lru_cache(maxsize=4)
-def _read(path: Path, _changed: int) -> Prices:
+def _read(path: Path) -> Prices:
     try:
         tables = tomllib.loads(path.read_text(), parse_float=Decimal)
         return msgspec.convert(tables, Prices)
+    except OSError as error:
+        raise ImproperlyConfigured(f"PRICES_FILE {path} can't be read: {error.strerror}.") from None
     except (ValueError, msgspec.ValidationError) as error:
         raise ImproperlyConfigured(
             f"PRICES_FILE {path} is no table of prices: {error}. docs/costs.md shows its form."
