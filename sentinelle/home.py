@@ -1,6 +1,7 @@
 """The home folder: where one machine keeps everything that Sentinelle writes.
 
-    db.sqlite3  valkey.sock  secret_key  demo  artifacts/  data/  runs/  logs/  cache/
+    db.sqlite3  valkey.sock  secret_key  demo  artifacts/  data/  runs/  uploads/  logs/
+    cache/
 
 `secret_key` exists in a home made by `make run` or `make demo`; `demo` only in one made by
 `make demo`, and opens the API to this machine without a key.
@@ -22,6 +23,7 @@ class Home:
         self.artifacts = root / "artifacts"
         self.data = root / "data"
         self.runs = root / "runs"
+        self.uploads = root / "uploads"
         self.logs = root / "logs"
         self.cache = root / "cache"
         self.database = root / "db.sqlite3"

@@ -24,6 +24,7 @@ from sentinelle.env import (
     env_url,
 )
 from sentinelle.home import Home
+from sentinelle.storages import storages
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 HOME = Home(env_path("SENTINELLE_HOME", BASE_DIR / "var"))
@@ -203,6 +204,9 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 LOGIN_URL = "admin:login"
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1_000_000
+# Of a file that becomes a data set; larger ones are imported by command.
+UPLOAD_MAX_MB = env_int("UPLOAD_MAX_MB", 500, 1, 100_000)
+STORAGES = storages(BUCKET_NAME, HOME.uploads)
 
 SECURE_SSL_REDIRECT = HTTPS
 SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
@@ -255,6 +259,11 @@ CELERY_BEAT_SCHEDULE = {
     },
     "run-due-schedules": {
         "task": "training.tasks.run_due_schedules",
+        "schedule": 15.0,
+        "options": {"expire_seconds": 15},
+    },
+    "recover-uploads": {
+        "task": "training.tasks.recover_uploads",
         "schedule": 15.0,
         "options": {"expire_seconds": 15},
     },

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlencode
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.db.models import Count, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
@@ -14,131 +13,22 @@ from django.urls import path, reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
-from deployments.admin.base import ReadOnlyAdmin
-from engine.errors import InvalidDataset, RunRefused, StoreUnavailable
+from engine.errors import RunRefused, StoreUnavailable
 from training import selectors, services
 from training.badges import state_badge
 from training.cost_admin import CostsAdmin
-from training.datasets import dataset_delete
+from training.dataset_admin import DatasetAdmin
 from training.facts import duration_in_words, run_facts
 from training.following import time_left
 from training.forms import TrainForm
 from training.metrics import percent
-from training.models import ACTIVE, Dataset, RunState, TrainingRun
+from training.models import ACTIVE, RunState, TrainingRun
 from training.report import remedy, report_context
-from training.report_file import report_html
+from training.report_file import report_kept
 from training.schedule_admin import RetrainingScheduleAdmin
+from training.upload_admin import DatasetUploadAdmin
 
-__all__ = ["DatasetAdmin", "RetrainingScheduleAdmin", "TrainingRunAdmin"]
-
-
-@admin.register(Dataset)
-class DatasetAdmin(ReadOnlyAdmin):
-    list_display = [
-        "name", "rows_count", "frauds_count", "fraud_rate", "period", "rejected_count",
-        "runs_count", "created_at",
-    ]  # fmt: skip
-    list_filter = ["preset", "created_at"]
-    search_fields = ["name", "fingerprint"]
-    date_hierarchy = "created_at"
-    fieldsets = [
-        (None, {"fields": ["name", "train_link", "created_at"]}),
-        ("Content", {"fields": ["rows_count", "frauds_count", "fraud_rate", "period"]}),
-        ("Rejected rows", {"fields": ["rejected_count", "reject_reasons"]}),
-        ("Labels and attributes", {"fields": ["label_delay", "attributes"]}),
-        ("Origin", {"fields": ["preset", "mapping", "columns", "fingerprint", "location"]}),
-    ]
-
-    class Media:
-        css = {"all": ["deployments/admin.css", "training/training.css"]}
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Dataset]:  # noqa: ARG002
-        return Dataset.objects.defer("summary").annotate(used=Count("runs"))
-
-    def has_delete_permission(self, request: HttpRequest, obj: Dataset | None = None) -> bool:
-        return self.allowed(request, "delete") and (obj is None or not obj.runs.exists())
-
-    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
-        """With a data set that runs used, say that, not that a permission lacks."""
-        deleted, counts, lacking, used_by = super().get_deleted_objects(objs, request)
-        return deleted, counts, set() if used_by else lacking, used_by
-
-    def delete_model(self, request: HttpRequest, obj: Dataset) -> None:  # noqa: ARG002
-        dataset_delete(obj)
-
-    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Dataset]) -> None:
-        for dataset in queryset:
-            try:
-                dataset_delete(dataset)
-            except InvalidDataset as error:  # used since the page was shown
-                messages.error(request, error.detail)
-
-    @admin.display(description="rows", ordering="rows")
-    def rows_count(self, dataset: Dataset) -> str:
-        return f"{dataset.rows:,}"
-
-    @admin.display(description="frauds", ordering="frauds")
-    def frauds_count(self, dataset: Dataset) -> str:
-        return f"{dataset.frauds:,}"
-
-    @admin.display(description="fraud rate")
-    def fraud_rate(self, dataset: Dataset) -> str:
-        return f"{dataset.fraud_rate:.3%}"
-
-    @admin.display(description="period", ordering="first_at")
-    def period(self, dataset: Dataset) -> str:
-        if dataset.first_at is None or dataset.last_at is None:
-            return "-"
-        return f"{dataset.first_at:%Y-%m-%d} to {dataset.last_at:%Y-%m-%d}"
-
-    @admin.display(description="rejected", ordering="rejected")
-    def rejected_count(self, dataset: Dataset) -> str:
-        return f"{dataset.rejected:,}"
-
-    @admin.display(description="runs", ordering="used")
-    def runs_count(self, dataset: Any) -> str:
-        if not dataset.used:
-            return "0"
-        address = reverse("admin:training_trainingrun_changelist")
-        query = urlencode({"dataset__id__exact": dataset.pk})
-        return format_html('<a href="{}?{}">{}</a>', address, query, dataset.used)
-
-    @admin.display(description="reasons")
-    def reject_reasons(self, dataset: Dataset) -> str:
-        counts = dataset.summary.get("reject_counts", {})
-        return ", ".join(f"{reason}: {count:,}" for reason, count in counts.items()) or "-"
-
-    @admin.display(description="columns")
-    def columns(self, dataset: Dataset) -> str:
-        return ", ".join(dataset.summary.get("columns", [])) or "-"
-
-    @admin.display(description="label delay")
-    def label_delay(self, dataset: Dataset) -> str:
-        delay = dataset.summary.get("label_delay")
-        known = "label_known_at" in dataset.summary.get("columns", [])
-        facts = ["each row says when its label was known"] if known else []
-        facts += [f"{delay} after the transaction" if delay else "the data set does not say"]
-        return ", else ".join(facts)
-
-    @admin.display(description="attributes")
-    def attributes(self, dataset: Dataset) -> str:
-        kinds = dataset.summary.get("attributes", {})
-        return ", ".join(f"{name} ({kind})" for name, kind in kinds.items()) or "-"
-
-    @admin.display(description="mapping")
-    def mapping(self, dataset: Dataset) -> str:
-        text = dataset.summary.get("mapping")
-        if not text:
-            return "-"
-        start = dataset.summary.get("start")
-        given = f"# The import was given another start: {start}\n" if start else ""
-        return format_html('<pre class="code">{}{}</pre>', given, text)
-
-    @admin.display(description="train")
-    def train_link(self, dataset: Dataset) -> str:
-        address = reverse("admin:training_trainingrun_add")
-        query = urlencode({"dataset": dataset.name})
-        return format_html('<a href="{}?{}">Train a version on it</a>', address, query)
+__all__ = ["DatasetAdmin", "DatasetUploadAdmin", "RetrainingScheduleAdmin", "TrainingRunAdmin"]
 
 
 @admin.register(TrainingRun)
@@ -253,7 +143,7 @@ class TrainingRunAdmin(CostsAdmin):
             return redirect(self._address("change", run.pk))
         name = f"{run.model.name}-v{run.version}.html"
         headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-        return HttpResponse(report_html(run), headers=headers)
+        return HttpResponse(report_kept(run), headers=headers)
 
     def cancel_view(self, request: HttpRequest, run_id: Any) -> HttpResponse:
         """The button of a run's page."""

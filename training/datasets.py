@@ -41,6 +41,7 @@ def dataset_import(
     start: datetime | None = None,
     memory_limit_mb: int | None = None,
     progress: Progress | None = None,
+    then: Callable[[Dataset], None] | None = None,
 ) -> Dataset:
     """Import `files` as the data set `name`, whole or not at all.
 
@@ -51,6 +52,7 @@ def dataset_import(
         start: of a mapping that counts hours, instead of its own.
         memory_limit_mb: for sorting; 2 GB unless given.
         progress: called by the import as it goes on.
+        then: called in the transaction that makes the row; what it raises undoes all.
 
     Raises:
         InvalidDataset: the name is taken or malformed, or the mapping or the files can't be read.
@@ -76,7 +78,8 @@ def dataset_import(
             **limit,
         )
 
-    return dataset_keep(name, preset if mapping is None else "mapping file", make, progress=tell)
+    origin = preset if mapping is None else "mapping file"
+    return dataset_keep(name, origin, make, progress=tell, then=then)
 
 
 def dataset_keep(
@@ -85,6 +88,7 @@ def dataset_keep(
     make: Callable[[Path, str], "DatasetSummary"],
     *,
     progress: Progress | None = None,
+    then: Callable[[Dataset], None] | None = None,
 ) -> Dataset:
     """Make the data set `name` of what `make` writes into a new folder, whole or not at all.
 
@@ -92,6 +96,7 @@ def dataset_keep(
         preset: what the row says of its origin.
         make: called with the folder, which is not there yet, and with where its data will be.
         progress: called while the files go into the bucket, if that is where they are kept.
+        then: called in the transaction that makes the row; what it raises undoes all.
 
     Raises:
         InvalidDataset: the name is taken or malformed; and what `make` raises.
@@ -110,7 +115,10 @@ def dataset_keep(
             summary = make(Path(settings.DATA_DIR) / dataset.location, dataset.file)
         _describe(dataset, summary)
         checked(dataset, error=InvalidDataset)
-        dataset.save(force_insert=True)
+        with transaction.atomic():
+            dataset.save(force_insert=True)
+            if then is not None:
+                then(dataset)
     except BaseException:
         _delete_files(dataset.location)
         raise

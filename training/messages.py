@@ -22,6 +22,14 @@ def send(task: str, run_id: uuid.UUID, **options: Any) -> None:
         logger.warning("The message of run %s could not be sent yet: %s", run_id, error)
 
 
+def send_task(task: str, **arguments: Any) -> None:
+    """Send any message, likewise."""
+    try:
+        current_app.send_task(task, kwargs=arguments)
+    except BrokerError as error:
+        logger.warning("The message %s %s could not be sent yet: %s", task, arguments, error)
+
+
 def send_on_commit(task: str, run_id: uuid.UUID) -> None:
     """As `send`, when the transaction commits; at once without one."""
     transaction.on_commit(lambda: send(task, run_id))

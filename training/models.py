@@ -38,6 +38,7 @@ class Dataset(models.Model):
     class Meta:
         verbose_name = "data set"
         ordering = ["-created_at"]
+        permissions = [("download_dataset", "Can download a data set")]
 
     def __str__(self) -> str:
         return self.name
@@ -51,6 +52,64 @@ class Dataset(models.Model):
     def fraud_rate(self) -> float:
         """Frauds among the rows, 0 to 1."""
         return self.frauds / self.rows if self.rows else 0.0
+
+
+class UploadState(models.TextChoices):
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+def _upload_place(_upload: "DatasetUpload", name: str) -> str:
+    return f"datasets/{uuid.uuid4().hex}-{name}"
+
+
+class DatasetUpload(models.Model):
+    """A file that somebody uploaded to become a data set. A worker imports it under a lease."""
+
+    name = models.CharField(
+        max_length=63, validators=[name_validator], help_text="Of the data set that it becomes"
+    )
+    file = models.FileField(
+        upload_to=_upload_place, max_length=300, blank=True, help_text="Empty once it is imported"
+    )
+    file_name = models.CharField(max_length=200)
+    size = models.PositiveBigIntegerField(help_text="Bytes")
+    preset = models.CharField(max_length=32, default="canonical")
+    mapping = models.TextField(blank=True, help_text="A mapping file, instead of the preset")
+    on_bad_rows = models.CharField(
+        max_length=4, default="stop", choices=[("stop", "import nothing"), ("skip", "leave out")]
+    )
+    start = models.DateTimeField(null=True, blank=True, help_text="Of a mapping that counts hours")
+    state = models.CharField(max_length=16, choices=UploadState.choices, default=UploadState.QUEUED)
+    step = models.CharField(max_length=100, blank=True)
+    fraction = models.FloatField(default=0.0, help_text="Done, 0 to 1")
+    error = models.TextField(blank=True)
+    attempts = models.PositiveSmallIntegerField(default=0)
+    requested_by = models.CharField(max_length=150, blank=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    enqueued_at = models.DateTimeField(default=timezone.now)
+    started_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+    claimed_by = models.CharField(max_length=200, blank=True)
+    lease_until = models.DateTimeField(null=True, blank=True)
+    dataset = models.OneToOneField(
+        Dataset, null=True, blank=True, on_delete=models.SET_NULL, related_name="upload"
+    )
+
+    class Meta:
+        verbose_name = "upload of a data set"
+        verbose_name_plural = "uploads of data sets"
+        ordering = ["-created_at"]
+        default_permissions = ("add", "view", "delete")
+
+    def __str__(self) -> str:
+        return f"{self.file_name} as “{self.name}”"
+
+    @property
+    def is_active(self) -> bool:
+        return self.state in (UploadState.QUEUED, UploadState.RUNNING)
 
 
 class RunState(models.TextChoices):

@@ -2,10 +2,13 @@
 
 import base64
 import hashlib
+import logging
 from pathlib import Path
 from typing import NamedTuple
 
 from django.contrib.staticfiles import finders
+from django.core.files.base import ContentFile
+from django.core.files.storage import default_storage
 from django.template.loader import render_to_string
 from django.utils import timezone
 
@@ -13,6 +16,7 @@ from training import selectors
 from training.models import RunState, TrainingRun
 from training.report import remedy, report_context
 
+logger = logging.getLogger(__name__)
 STYLES = ("training/report_page.css", "training/report.css")
 SCRIPTS = ("training/plots.js", "training/report.js")
 
@@ -22,6 +26,26 @@ class Inlined(NamedTuple):
 
     text: str
     digest: str
+
+
+def report_kept(run: TrainingRun) -> bytes:
+    """The report of a run that has ended, from the storage; made and put there at the first call.
+
+    Raises StoreUnavailable when the log of the run can't be read.
+    """
+    name = f"reports/{run.pk}.html"
+    try:
+        with default_storage.open(name) as kept:
+            return bytes(kept.read())
+    except Exception as error:
+        # Not there yet; or the storage does not answer, and it can be made as well without.
+        logger.info("The report of run %s is made: %s", run.pk, error)
+    page = report_html(run).encode()
+    try:
+        default_storage.save(name, ContentFile(page))
+    except Exception as error:
+        logger.warning("The report of run %s could not be kept: %s", run.pk, error)
+    return page
 
 
 def report_html(run: TrainingRun) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 from celery import shared_task
 from django.utils import timezone
 
-from training import after, guards, schedules, services
+from training import after, guards, schedules, services, uploads
 from training.execution import run_execute
 
 
@@ -57,6 +57,18 @@ def run_schedule(self: Any, *, schedule_id: int) -> None:
 def run_due_schedules() -> None:
     """Every 15 s: catch up what was missed, and try again what had to wait."""
     schedules.schedules_send_due(now=timezone.now())
+
+
+@shared_task(bind=True)  # type: ignore[untyped-decorator]
+def import_upload(self: Any, *, upload_id: int) -> None:
+    """Import an uploaded file. It is never retried by itself: the person who sent it sees why."""
+    uploads.upload_import(upload_id, worker=_name(self), now=timezone.now())
+
+
+@shared_task  # type: ignore[untyped-decorator]
+def recover_uploads() -> None:
+    """Every 15 s: take up files whose worker has died or whose message was lost."""
+    uploads.uploads_recover(now=timezone.now())
 
 
 def _name(task: Any) -> str:

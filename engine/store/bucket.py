@@ -2,15 +2,15 @@
 
 import io
 import os
-import re
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from engine.errors import ObjectDamaged, ObjectMissing, StoreUnavailable
+from engine.store.google_errors import DAMAGE_ATTEMPTS, damaged, translated
 from engine.store.names import Facts, Progress, checked, silent, staged
 from engine.store.resumable import FIRST_DELAY, LONGEST_DELAY, Patience, SessionLost, send
 
@@ -23,13 +23,10 @@ TRANSFER_SECONDS = 120.0
 CHUNK_BYTES = 8 << 20
 """What a resumable upload sends, and a download asks for, at once."""
 
-DAMAGE_ATTEMPTS = 3
 TIMEOUT = (10.0, 60.0)
 """Seconds for one attempt to connect, and for it to wait for the next byte."""
 
 _TYPE = "application/octet-stream"
-# What a bucket says that was told another checksum than that of what it received.
-_REFUSED_CHECKSUM = re.compile("crc32c|md5|hash|checksum", re.IGNORECASE)
 T = TypeVar("T")
 
 
@@ -222,7 +219,7 @@ class BucketStore:
                 progress(done, blob.size)
             file.close()
             if (done, _base64(checksum)) != (blob.size, blob.crc32c):
-                raise _damaged(name, "What arrived is not what the bucket has.")
+                raise damaged(name, "What arrived is not what the bucket has.")
             temporary.chmod(0o644)
             temporary.replace(path)
 
@@ -249,7 +246,7 @@ class BucketStore:
                 retry=_retry(self._call_seconds),
                 timeout=TIMEOUT,
             )
-            raise _damaged(blob.name, "What the bucket stored is not what was sent.")
+            raise damaged(blob.name, "What the bucket stored is not what was sent.")
 
     def _undamaged(
         self, name: str, attempt: Callable[[], T], missing: Exception | None = None
@@ -281,48 +278,11 @@ class BucketStore:
             f"There is no bucket {self._bucket_name}, or this account may not know of it."
         )
 
-    @contextmanager
-    def _translated(self, name: str, missing: Exception | None = None) -> Iterator[None]:
-        """Turn the client library's errors into ours. `missing`: what a 404 means."""
-        import requests
-        import urllib3
-        from google.api_core.exceptions import (
-            BadRequest,
-            Forbidden,
-            GoogleAPICallError,
-            NotFound,
-            PreconditionFailed,
-            RetryError,
-        )
-        from google.auth.exceptions import GoogleAuthError
-        from google.cloud.storage.exceptions import DataCorruption
-
+    def _translated(
+        self, name: str, missing: Exception | None = None
+    ) -> AbstractContextManager[None]:
         where = f"gs://{self._bucket_name}/{self.prefix}{name}"
-        try:
-            yield
-        except NotFound:
-            raise (missing or ObjectMissing(f"There is no {name}.")) from None
-        except PreconditionFailed as error:
-            raise ObjectDamaged(f"{where} changed while it was transferred: {error}") from error
-        except DataCorruption as error:
-            raise _damaged(name, str(error)) from error
-        except BadRequest as error:
-            if _REFUSED_CHECKSUM.search(str(error)):
-                raise _damaged(name, str(error)) from error
-            raise StoreUnavailable(f"The bucket refused {where}: {error}") from error
-        except Forbidden as error:
-            raise StoreUnavailable(
-                f"Access to {where} was refused: {error}. Give this process's service account the "
-                "role Storage Object User (roles/storage.objectUser) on the bucket."
-            ) from error
-        except (
-            GoogleAPICallError,
-            RetryError,
-            GoogleAuthError,
-            requests.RequestException,
-            urllib3.exceptions.HTTPError,
-        ) as error:
-            raise StoreUnavailable(f"The bucket can't be used for {where}: {error}") from error
+        return translated(where, missing or ObjectMissing(f"There is no {name}."))
 
 
 @lru_cache(maxsize=4)
@@ -350,10 +310,6 @@ def _precondition_failed() -> type[Exception]:
     from google.api_core.exceptions import PreconditionFailed
 
     return PreconditionFailed
-
-
-def _damaged(name: str, how: str) -> ObjectDamaged:
-    return ObjectDamaged(f"The transfer of {name} damaged it, {DAMAGE_ATTEMPTS} times: {how}")
 
 
 def _writer(blob: Any) -> str | None:

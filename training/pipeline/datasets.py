@@ -32,6 +32,7 @@ from training.pipeline.reading import (
 DATA, SUMMARY, REJECTS = "data.parquet", "summary.json", "rejects.csv"
 WORK_PREFIX, LOCK = ".importing-", "lock"
 SAMPLES = 10
+HOW_TO_SKIP = "\nTo import the others: --on-bad-rows skip"
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and the share of the whole that is, 0 to 1."""
@@ -264,8 +265,7 @@ def _refusal(rejected: int, counts: dict[str, int], samples: tuple[Reject, ...])
         shown.append(f"  … and {rejected - len(samples):,} more")
     rows = "1 bad row" if rejected == 1 else f"{rejected:,} bad rows"
     return InvalidDataset(
-        f"{rows}, so nothing was imported ({_listed(counts)}).\n" + "\n".join(shown) + "\n"
-        "To import the others: --on-bad-rows skip",
+        f"{rows}, so nothing was imported ({_listed(counts)}).\n" + "\n".join(shown) + HOW_TO_SKIP,
         [FieldError(f"{bad.file}:{bad.line}", bad.reason) for bad in samples],
     )
 
