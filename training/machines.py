@@ -44,7 +44,7 @@ def machine_create(
         machine_type=resources.machine_type,
         disk_gb=resources.disk_gb,
         max_run_s=resources.max_run_s,
-        metadata=_attributes(resources.max_run_s, keep),
+        metadata=attributes(resources.max_run_s, keep),
         image=image,
         service_account=settings.TRAINING_SERVICE_ACCOUNT,
         external_address=external_address,
@@ -67,7 +67,7 @@ def machine_start(resources: VmResources, *, keep: bool = False) -> Machine:
         )
     changes: dict[str, str | None] = {KEEP: None}
     _when_done(
-        place, machines.set_metadata(machine, changes | _attributes(resources.max_run_s, keep))
+        place, machines.set_metadata(machine, changes | attributes(resources.max_run_s, keep))
     )
     if machine.labels.get(machines.LABEL) != machines.LABEL_VALUE:
         _when_done(place, machines.set_label(machine))
@@ -139,7 +139,8 @@ def machine_facts(machine: Machine) -> list[tuple[str, str]]:
     ]
 
 
-def _attributes(max_run_s: int, keep: bool) -> dict[str, str]:
+def attributes(max_run_s: int, keep: bool = False) -> dict[str, str]:
+    """The metadata of a machine that has no run."""
     found = {"startup-script": SCRIPT.read_text(), MAX_RUN: str(max_run_s)}
     return found | {KEEP: "true"} if keep else found
 

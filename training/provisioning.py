@@ -7,13 +7,16 @@ from typing import NamedTuple
 
 from django.conf import settings
 
+from deployments.gcp import machines
 from deployments.gcp.builds import build_step, image_name, source
 from deployments.gcp.grants import ARTIFACTS, BUILDS, DATA, TRAINING, Names
+from deployments.gcp.rest import Body, Hidden, Request
 from deployments.gcp.run_jobs import JobSpec
-from deployments.gcp.setup import Step, job_steps, plan
+from deployments.gcp.setup import Change, Step, as_json, job_steps, plan
 from engine.errors import InvalidDataset, RunRefused
 from engine.store import open_store
-from training.launchers.resources import JOB_SIZE, resources_for
+from training.launchers.resources import JOB_SIZE, VmResources, describe_resources, resources_for
+from training.machines import attributes
 from training.models import Dataset
 
 UPLOADS = f"{DATA}/processed"
@@ -51,7 +54,38 @@ def setup_steps(names: Names, image: str = "", version: str = "") -> list[Step]:
     new = wanted._replace(
         image=image or SAMPLE_IMAGE, **{name: getattr(size, name) for name in JOB_SIZE}
     )
-    return [*plan(names), *job_steps(names, wanted, new)]
+    machine = [machine_step(names)] if names.vm else []
+    return [*plan(names), *machine, *job_steps(names, wanted, new)]
+
+
+def machine_step(names: Names) -> Step:
+    """The training machine. It boots once and, having no run, switches itself off."""
+    place = {"project": names.project, "zone": names.zone, "machine": names.vm}
+    size = resources_for("vm", place)
+    assert isinstance(size, VmResources)
+    path = f"compute/v1/projects/{names.project}/zones/{names.zone}"
+
+    def fix(found: Body | None) -> Change | None:
+        if found is not None:
+            return None
+        message = machines.new_instance(
+            machines.Place(names.project, names.zone, names.vm),
+            machine_type=size.machine_type,
+            disk_gb=size.disk_gb,
+            max_run_s=size.max_run_s,
+            metadata=attributes(size.max_run_s),
+            service_account=names.account(TRAINING),
+        )
+        body = as_json(message)
+        for item in body["metadata"]["items"]:
+            if item["key"] == "startup-script":
+                item["value"] = Hidden(item["value"], "(training/launchers/startup.sh)")
+        request = Request("POST", "compute", f"{path}/instances", body, f"{path}/operations")
+        return Change("created", request)
+
+    look = Request("GET", "compute", f"{path}/instances/{names.vm}")
+    why = f"{describe_resources(size)}; without a run it switches itself off"
+    return Step(f"machine {names.vm}", why, look, fix)
 
 
 def image_step(names: Names) -> tuple[str, Step]:

@@ -151,10 +151,42 @@ def create(
     Raises:
         CloudError: reason `exists` when there is one of that name.
     """
+    instance = new_instance(
+        place,
+        machine_type=machine_type,
+        disk_gb=disk_gb,
+        max_run_s=max_run_s,
+        metadata=metadata,
+        image=image,
+        service_account=service_account,
+        external_address=external_address,
+    )
+    with _translated("Creating", place):
+        operation = clients.instances().insert_unary(
+            project=place.project,
+            zone=place.zone,
+            instance_resource=instance,
+            **_ONCE,
+        )
+    return str(operation.name)
+
+
+def new_instance(
+    place: Place,
+    *,
+    machine_type: str,
+    disk_gb: int,
+    max_run_s: int,
+    metadata: Mapping[str, str],
+    image: str = DEBIAN,
+    service_account: str = "",
+    external_address: bool = True,
+) -> Any:
+    """Google's message of the machine that `create` makes."""
     from google.cloud import compute_v1 as gce
 
     access = [gce.AccessConfig(name="External NAT", type_="ONE_TO_ONE_NAT")]
-    instance = gce.Instance(
+    return gce.Instance(
         name=place.name,
         machine_type=f"zones/{place.zone}/machineTypes/{machine_type}",
         labels={LABEL: LABEL_VALUE},
@@ -182,14 +214,6 @@ def create(
         scheduling=_limited(gce.Scheduling(), max_run_s),
         metadata=_metadata(metadata, ""),
     )
-    with _translated("Creating", place):
-        operation = clients.instances().insert_unary(
-            project=place.project,
-            zone=place.zone,
-            instance_resource=instance,
-            **_ONCE,
-        )
-    return str(operation.name)
 
 
 def start(place: Place) -> str:

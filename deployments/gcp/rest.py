@@ -13,9 +13,14 @@ Tell = Callable[[str], None]
 
 
 class Hidden(str):
-    """A value that is sent and never shown."""
+    """A value that is sent and not shown, and what is shown instead."""
 
-    __slots__ = ()
+    instead: str
+
+    def __new__(cls, value: str, instead: str) -> "Hidden":
+        hidden = super().__new__(cls, value)
+        hidden.instead = instead
+        return hidden
 
 
 class Request(NamedTuple):
@@ -93,7 +98,7 @@ def send_and_wait(request: Request, what: str, waits: Waits, tell: Tell) -> dict
     patience = max(waits.operation, request.takes)
     pauses = waits.pauses(patience)
     began = time.monotonic()
-    while not answer.get("done"):
+    while not (answer.get("done") or answer.get("status") == "DONE"):
         if not pauses.pause():
             raise CloudError(
                 f"{what}: Google is still at it after {patience:.0f} s (the operation "
@@ -102,8 +107,7 @@ def send_and_wait(request: Request, what: str, waits: Waits, tell: Tell) -> dict
         tell(f"waiting for Google, {time.monotonic() - began:.0f} s")
         answer = _looked(request, what, answer)
     if "error" in answer:
-        error = answer["error"]
-        raise cloud_error(what, error.get("message", ""), status=_status(error.get("code")))
+        raise _ended_badly(what, answer["error"])
     result: dict[str, Any] = answer.get("response", {})
     return result
 
@@ -119,6 +123,15 @@ def _looked(request: Request, what: str, before: dict[str, Any]) -> dict[str, An
         raise
 
 
+def _ended_badly(what: str, error: Mapping[str, Any]) -> CloudError:
+    """The error of an operation; Compute Engine has a list of them."""
+    if "errors" in error:
+        words = " ".join(str(each.get("message", "")) for each in error["errors"])
+        codes = " ".join(str(each.get("code", "")) for each in error["errors"])
+        return cloud_error(what, words, codes=codes)
+    return cloud_error(what, error.get("message", ""), status=_status(error.get("code")))
+
+
 def _status(code: int | None) -> int:
     """The HTTP status of a code of google.rpc.Code."""
     from google.api_core.exceptions import from_grpc_status
@@ -130,7 +143,7 @@ def _status(code: int | None) -> int:
 
 def _masked(value: Any) -> Any:
     if isinstance(value, Hidden):
-        return "(random, not shown)"
+        return value.instead
     if isinstance(value, Mapping):
         return {name: _masked(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -226,7 +226,8 @@ def _secret(names: Names, secret: str, words: str) -> Iterator[Step]:
     def fill(found: Body | None) -> Change | None:
         if found and found.get("versions"):
             return None
-        value = Hidden(base64.b64encode(secrets.token_urlsafe(50).encode()).decode())
+        random = base64.b64encode(secrets.token_urlsafe(50).encode()).decode()
+        value = Hidden(random, "(random, not shown)")
         body = {"payload": {"data": value}}
         return Change(
             "given a random value",
@@ -295,7 +296,7 @@ def job_steps(names: Names, spec: JobSpec, new: JobSpec) -> list[Step]:
 
     def fix(found: Body | None) -> Change | None:
         if found is None:
-            body = _json(job_message(new))
+            body = as_json(job_message(new))
             request = Request("POST", "run", f"{path}?jobId={names.job}", body, operations="v2")
             return Change("created", request)
         job = run_v2.Job.from_json(json.dumps(found), ignore_unknown_fields=True)
@@ -303,7 +304,7 @@ def job_steps(names: Names, spec: JobSpec, new: JobSpec) -> list[Step]:
         if not changes:
             return None
         words = ", ".join(f"{change.field} {change.after}" for change in changes)
-        request = Request("PATCH", "run", f"{path}/{names.job}", _json(job), operations="v2")
+        request = Request("PATCH", "run", f"{path}/{names.job}", as_json(job), operations="v2")
         return Change(f"changed: {words}", request)
 
     look = Request("GET", "run", f"{path}/{names.job}")
@@ -311,18 +312,14 @@ def job_steps(names: Names, spec: JobSpec, new: JobSpec) -> list[Step]:
     return [job, *_policies(names, ["job"])]
 
 
-def _json(message: Any) -> dict[str, Any]:
-    """A message as it is sent, without what only Google writes."""
+def as_json(message: Any) -> dict[str, Any]:
+    """A message of a client library as it is sent."""
     written: dict[str, Any] = json.loads(
         type(message).to_json(
             message, use_integers_for_enums=False, always_print_fields_with_no_presence=False
         )
     )
-    return {
-        name: value
-        for name, value in written.items()
-        if name in ("labels", "annotations", "template", "launchStage", "etag", "name")
-    }
+    return written
 
 
 # --- Carrying it out ------------------------------------------------------------------------

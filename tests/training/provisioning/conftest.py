@@ -1,11 +1,13 @@
 """A local Google with an empty project, and short waits."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deployments.gcp.rest import Waits
+from tests.google.compute import Compute
 from tests.google.local import talking_to
 from tests.google.logging import LoggingApi
 from tests.google.run import RunApi
@@ -26,10 +28,15 @@ def run() -> RunApi:
 
 
 @pytest.fixture
+def compute(tmp_path: Path) -> Compute:
+    return Compute(tmp_path / "machines")
+
+
+@pytest.fixture
 def google(
-    project: ProjectApi, run: RunApi, settings: Any, monkeypatch: Any
+    project: ProjectApi, run: RunApi, compute: Compute, settings: Any, monkeypatch: Any
 ) -> Iterator[GoogleServer]:
-    server = run.google = GoogleServer(project, run)
+    server = run.google = compute.google = GoogleServer(project, run, compute)
     settings.GOOGLE_API_ENDPOINT = server.url
     monkeypatch.setattr("deployments.management.cloud.WAITS", QUICK)
     with talking_to(server):

@@ -7,16 +7,18 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
 
-from deployments.gcp import setup
+from deployments.gcp import machines, setup
 from deployments.gcp.errors import CloudError
 from deployments.gcp.grants import Names, grants
 from deployments.gcp.rest import Waits
+from tests.google.compute import Compute
 from tests.google.run import RunApi
 from tests.google.server import GoogleServer
 from tests.google.setup import ProjectApi
@@ -25,6 +27,8 @@ from training.provisioning import setup_steps
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 NAMES = Names("test-project", "europe-west1", "test-project-ml-data", "sentinelle-training")
+WITH_MACHINE = NAMES._replace(vm="ml-training-vm", zone="us-central1-a")
+MACHINE = machines.Place("test-project", "us-central1-a", "ml-training-vm")
 OPTIONS = ["--project", "test-project", "--region", "europe-west1"]
 ONCE = QUICK._replace(retry_for=0.0)
 
@@ -294,8 +298,7 @@ def test_wrong_usage(options: list[str], wanted: str, monkeypatch: Any) -> None:
 def test_with_a_machine_the_roles_are_limited_to_it(
     google: GoogleServer, project: ProjectApi
 ) -> None:
-    names = NAMES._replace(vm="ml-training-vm", zone="us-central1-a")
-    carry_out(names=names)
+    carry_out(names=WITH_MACHINE)
     bindings = project.policies["/v1/projects/test-project"]["bindings"]
     condition = next(
         binding["condition"]["expression"]
@@ -306,8 +309,31 @@ def test_with_a_machine_the_roles_are_limited_to_it(
     assert json.dumps(project.state()).count("roles/owner") == 0
 
 
+def test_a_machine_is_made_and_switches_itself_off(google: GoogleServer, compute: Compute) -> None:
+    printed = run_command("--vm", "--dry-run")
+    run_command("--vm", "--yes")
+    assert printed_calls(printed) == without_polls(google.calls)
+    assert '"value": "(training/launchers/startup.sh)"' in printed
+    machine = machines.describe(MACHINE)
+    assert machine.machine_type == "e2-micro"
+    assert machine.service_account == "sentinelle-training@test-project.iam.gserviceaccount.com"
+    assert machine.max_run_s == 6 * 3600
+    assert machine.labels == {"sentinelle": "training"}
+    deadline = time.monotonic() + 20
+    while machines.describe(MACHINE).is_on and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not machines.describe(MACHINE).is_on
+    assert "machine ml-training-vm: already there" in run_command("--vm", "--yes")
+
+
+def test_no_capacity_for_the_machine_is_told(google: GoogleServer, compute: Compute) -> None:
+    compute.stockout(times=1000)
+    with pytest.raises(CloudError, match="does not have enough resources") as refused:
+        carry_out(ONCE, WITH_MACHINE)
+    assert refused.value.reason == "capacity"
+
+
 def test_the_docs_list_every_role_that_is_given() -> None:
     page = (ROOT / "docs/cloud.md").read_text()
     rows = re.findall(r"^\| (\w+) \| `(roles/[\w.]+)` \| [^|]+ \| ([^|]+) \|$", page, re.M)
-    names = NAMES._replace(vm="ml-training-vm", zone="us-central1-a")
-    assert {(g.account, g.role, g.why) for g in grants(names)} == set(rows)
+    assert {(g.account, g.role, g.why) for g in grants(WITH_MACHINE)} == set(rows)

@@ -14,8 +14,8 @@ from training import provisioning
 class Command(SentinelleCommand):
     help = (
         "Make a Google Cloud project ready to train in: APIs, bucket, image repository, service "
-        "accounts with the roles they need, secrets, the Cloud Run job, and on request what a "
-        "machine needs. Safe to repeat: what is there already stays, and an interrupted set-up "
+        "accounts with the roles they need, secrets, the Cloud Run job, and on request a "
+        "training machine. Safe to repeat: what is there already stays, and an interrupted set-up "
         "goes on."
     )
     examples = """Examples:
@@ -40,7 +40,9 @@ Exit status: 0 done, 1 Google refused or does not answer, 2 wrong usage, 130 int
             default=settings.TRAINING_IMAGE,
             help="of the job; without one, a new job gets Google's sample until you deploy",
         )
-        parser.add_argument("--vm", action="store_true", help="also what a training machine needs")
+        parser.add_argument(
+            "--vm", action="store_true", help="also the machine TRAINING_VM, and its roles"
+        )
         parser.add_argument(
             "--dry-run", action="store_true", help="print every call instead of making any"
         )
