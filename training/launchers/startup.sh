@@ -44,10 +44,12 @@ trap switch_off EXIT
 trap 'exit 143' TERM
 trap 'exit 130' INT
 
-# The value of an attribute; nothing if there is none.
+# The value of an attribute; nothing if there is none. Fails when nobody answers.
 attribute() {
+  local status=0
   curl --silent --fail --max-time 10 --retry 5 --retry-connrefused \
-    --header "Metadata-Flavor: Google" "$METADATA/attributes/$1" || true
+    --header "Metadata-Flavor: Google" "$METADATA/attributes/$1" || status=$?
+  ((status == 0 || status == 22))
 }
 
 token() {
@@ -112,6 +114,9 @@ run_container() { # IMAGE RUN
   fi
   say "Fetching the image $1"
   docker pull "$1"
+  # What it replaced, and what is left of a container when a machine loses its power.
+  docker image prune --force >/dev/null || say "Old images stay."
+  docker rm --force "sentinelle-$2" >/dev/null 2>&1 || true
   for line in "${ENVIRONMENT[@]}"; do options+=(--env "$line"); done
   say "Training in the container"
   docker run --rm --name "sentinelle-$2" --network host \
@@ -176,6 +181,7 @@ main() {
   tail --quiet --follow "$LOG" &
   TAIL=$!
   exec >>"$LOG" 2>&1
+  command -v curl >/dev/null || install_packages curl
   max_run=$(attribute sentinelle-max-run)
   [[ $max_run =~ ^[0-9]+$ ]] || max_run=$DEFAULT_MAX_RUN
   # A fuse, should this script be killed or the program hang.

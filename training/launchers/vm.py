@@ -206,9 +206,10 @@ def _refuse_taken(machine: Machine, run: str) -> None:
             f"The machine {machine.place} has the run {holder}; this one waits until it is free."
         )
     if machine.status != "TERMINATED":
+        by_hand = " for no run (manage.py vm stop)" if machine.status == "RUNNING" else ""
         raise PlaceBusy(
-            f"The machine {machine.place} is {machine.status} for no run; this one waits until it "
-            f"is off (manage.py vm stop)."
+            f"The machine {machine.place} is {machine.status}{by_hand}; the run waits until it is "
+            "off."
         )
 
 
@@ -261,13 +262,13 @@ def _seen(machine: Machine, held: Handle) -> Seen:
 
 
 def _end_in_words(machine: Machine, held: Handle) -> str:
-    words = _last_words(open_store(held.folder))
-    if words:
-        return words
     if machine.started_at and machine.stopped_at and machine.max_run_s:
         limit = timedelta(seconds=machine.max_run_s)
         if machine.stopped_at - machine.started_at >= limit:
             return f"Google stopped the machine {machine.place} after its longest run of {limit}"
+    words = _last_words(open_store(held.folder))
+    if words:
+        return words
     return (
         f"the machine {machine.place} went off and its program said nothing: somebody stopped it, "
         f"or it crashed. Google's log of it: {machines.console_address(machine.place)}"

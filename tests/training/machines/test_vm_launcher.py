@@ -7,9 +7,11 @@ import pytest
 
 from deployments.gcp.errors import CloudError
 from engine.store import open_store
-from tests.training.machines.conftest import MACHINE, ended, until
+from tests.training.machines.conftest import MACHINE, PROJECT, ZONE, ended, until
 from training.launchers.base import PlaceBusy
+from training.launchers.resources import VmResources
 from training.launchers.vm import VmLauncher
+from training.machines import machine_create
 
 
 def folder_of(run):
@@ -135,6 +137,12 @@ def test_of_runs_that_want_the_machine_at_once_one_gets_it(compute, stand_in):
     assert len(got) == 1, (got, refused)
     assert all(isinstance(error, PlaceBusy) for error in refused)
     assert compute.metadata_of(MACHINE)["sentinelle-run"] in got[0]
+
+
+def test_a_run_waits_until_a_machine_that_somebody_uses_is_off(compute, launcher, stand_in):
+    machine_create(VmResources(project=PROJECT, zone=ZONE, machine=MACHINE), keep=True)
+    with pytest.raises(PlaceBusy, match=r"is RUNNING for no run \(manage.py vm stop\)"):
+        launcher.start(stand_in("succeed"))
 
 
 def test_a_run_that_is_over_keeps_no_machine(compute, launcher, stand_in):
