@@ -1,10 +1,11 @@
 """What the pages name exists, and what exists is in the pages."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
-from django.core.management import get_commands
+from django.core.management import CommandError, get_commands, load_command_class
 from django.urls import get_resolver
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,6 +41,33 @@ def test_every_command_is_documented_and_every_documented_command_exists() -> No
     named = set(re.findall(r"manage\.py (\w+)", TEXT))
     assert own_commands() - named == set()
     assert named - set(get_commands()) - {"help"} == set()
+
+
+def written_commands() -> list[tuple[str, str]]:
+    """Page and arguments of every command of ours in a block of code."""
+    found = set()
+    for page in PAGES:
+        text = re.sub(r"\s*\\\n\s*", " ", page.read_text())
+        lines = re.findall(r"^ *(?:\S*python3? )?manage\.py (\w[^\n]*)$", text, re.M)
+        for line in lines:
+            command = re.split(r"\s{2,}| # | > | < |\|", line)[0].strip()
+            found.add((str(page.relative_to(ROOT)), command))
+    return sorted(found)
+
+
+def test_every_command_that_is_written_takes_its_options() -> None:
+    faults = {}
+    for page, written in written_commands():
+        name, *arguments = shlex.split(written)
+        if not arguments or name == "help":
+            continue
+        command = load_command_class(get_commands()[name], name)
+        try:
+            command.create_parser("manage.py", name).parse_args(arguments)
+        except (CommandError, SystemExit) as error:
+            faults[f"{page}: {written}"] = str(error)
+    assert len(written_commands()) > 50
+    assert faults == {}
 
 
 def test_every_make_target_named_exists() -> None:

@@ -97,6 +97,17 @@ def test_a_second_time_nothing_is_sent_again(
     assert len(uploads) == 1
 
 
+def test_an_upload_that_broke_off_goes_on_with_what_is_missing(
+    google: GoogleServer, bucket: str, data: Path, gcs: Any
+) -> None:
+    deploy(bucket, "--data", str(data))
+    (data / "valid.csv").write_bytes(b"transaction_id,amount\n")
+    gcs.fault("POST /upload/", "PERMISSION_DENIED")
+    with pytest.raises(CommandError, match=r"/data/processed/valid\.csv was refused"):
+        deploy(bucket, "--data", str(data))
+    assert "1 files uploaded, 2 were there already" in deploy(bucket, "--data", str(data))
+
+
 def test_a_new_version_changes_the_job_and_keeps_its_size(
     google: GoogleServer, run: RunApi, bucket: str
 ) -> None:

@@ -189,6 +189,20 @@ def test_killed_and_started_again(
     assert [done for done in carry_out() if done.change] == []
 
 
+def test_stopped_by_its_user_it_says_that_it_goes_on(
+    google: GoogleServer, monkeypatch: Any
+) -> None:
+    def interrupted(step: Any, request: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("deployments.gcp.setup.send", interrupted)
+        with pytest.raises(CommandError, match="it goes on from here") as stopped:
+            run_command("--yes")
+    assert stopped.value.returncode == 130
+    assert "steps" in run_command("--yes")
+
+
 def test_secrets_are_random_and_never_shown(google: GoogleServer, project: ProjectApi) -> None:
     shown = run_command("--dry-run") + run_command("--yes") + run_command("--yes")
     values = [value for values in project.values.values() for value in values]
