@@ -5,6 +5,7 @@ version) is given to its execution alone. Which execution is whose is written in
 itself, so any worker finds it again, whatever the one before it died of.
 """
 
+import math
 import re
 import time
 from datetime import UTC, datetime, timedelta
@@ -43,6 +44,12 @@ class CloudRunLauncher:
     poll_seconds = 10.0
     look_seconds = 1.0
     """Between two looks for an execution whose name was not learnt."""
+    log_seconds = 10.0
+    """Between two looks into Google's log, which may be asked 60 times a minute by all together
+    (https://cloud.google.com/logging/quotas), while a page asks us every few seconds."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, tuple[float, str]] = {}
 
     def start(self, launch: Launch) -> str:
         """Start an execution, or find the one there is; its full name.
@@ -115,13 +122,23 @@ class CloudRunLauncher:
         written = program_log(folder)
         if not handle or (written and folder.exists(REPORT)):
             return written
-        try:
-            if written and not execution_get(handle).has_ended:
-                return written
-            lines = execution_lines(handle)
-        except CloudError as error:
-            return f"{written}{error}\n"
-        return written + "".join(f"{line}\n" for line in lines)
+        now = time.monotonic()
+        asked_at, told = self._told.get(handle, (-math.inf, ""))
+        if now - asked_at >= self.log_seconds:
+            told = _told_by_cloud_run(handle, unless_running=bool(written))
+            # Only what somebody looks at now is worth keeping.
+            self._told = {handle: (now, told)}
+        return written + told
+
+
+def _told_by_cloud_run(handle: str, *, unless_running: bool) -> str:
+    """What the execution printed and Cloud Run says of it."""
+    try:
+        if unless_running and not execution_get(handle).has_ended:
+            return ""
+        return "".join(f"{line}\n" for line in execution_lines(handle))
+    except CloudError as error:
+        return f"{error}\n"
 
 
 def _specs(resources: CloudRunResources) -> tuple[JobSpec, JobSpec]:

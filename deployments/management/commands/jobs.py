@@ -39,7 +39,8 @@ from engine.errors import SentinelleError
 SECRETS = ("SECRET_KEY", "DATABASE_URL", "REDIS_URL")
 FOLDERS = ("DATA_DIR", "ARTIFACTS_DIR", "BUCKET_NAME")
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
-FOLLOW_SECONDS = 2.0
+# Google lets itself be asked 60 times a minute for entries of logs.
+FOLLOW_SECONDS = 4.0
 
 
 class Command(SentinelleCommand):

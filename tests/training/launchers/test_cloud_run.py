@@ -63,6 +63,7 @@ def launch(tmp_path, program):
 @pytest.fixture
 def launcher(monkeypatch):
     monkeypatch.setattr(CloudRunLauncher, "look_seconds", 0.01)
+    monkeypatch.setattr(CloudRunLauncher, "log_seconds", 0.0)
     return CloudRunLauncher()
 
 
@@ -390,6 +391,18 @@ def test_an_end_without_a_report_adds_what_cloud_run_says(google_run, launcher, 
     assert "Cloud: Memory limit of 8192 MiB exceeded" in told
     folder.write("report.json", b"{}")
     assert launcher.logs(handle, folder) == "one\n"
+
+
+def test_a_page_that_asks_often_does_not_ask_google_as_often(google_run, launcher, launch):
+    launcher.log_seconds = 60
+    run = launch()
+    handle = launcher.start(run)
+    google_run.wait(handle)
+    google_run.google.calls.clear()
+    told = {launcher.logs(handle, open_store(run.folder)) for _ in range(5)}
+    assert len(told) == 1
+    assert "trained" in told.pop()
+    assert len(google_run.google.calls) == 1
 
 
 def test_a_log_that_may_not_be_read_says_so(google_run, launcher, launch):
