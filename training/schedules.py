@@ -131,6 +131,13 @@ def schedule_run_now(schedule: RetrainingSchedule, *, by: str, now: datetime) ->
     return bool(asked)
 
 
+def entries_forget_old() -> None:
+    """Remove beat's entries of our tasks that neither the settings nor a schedule has any more."""
+    ours = PeriodicTask.objects.filter(task__startswith="training.", retraining_schedule=None)
+    for entry in ours.exclude(name__in=settings.CELERY_BEAT_SCHEDULE):
+        entry.delete()
+
+
 def _save(schedule: RetrainingSchedule) -> None:
     """Check and save a schedule with its entry for beat, in the transaction of the caller."""
     errors = _faults(schedule)
