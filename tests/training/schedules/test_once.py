@@ -177,7 +177,7 @@ django.setup()
 from django.conf import settings
 from django.utils import timezone
 from training import schedules
-settings.TRAINING_LEASE_SECONDS = 1
+settings.TRAINING_LEASE_SECONDS = 4
 def never(**facts):
     print("reading", flush=True)
     time.sleep(60)
@@ -187,7 +187,7 @@ schedules.schedule_run_due(int(sys.argv[1]), now=timezone.now(), worker="slow")
 
 
 def test_a_worker_keeps_its_schedule_while_it_lives_and_no_longer(fraud, settings, monkeypatch):
-    settings.TRAINING_LEASE_SECONDS = 1
+    settings.TRAINING_LEASE_SECONDS = 4
     schedule = make_schedule(days=30, crontab="* * * * *", now=timezone.now() - timedelta(hours=1))
     worker = subprocess.Popen(
         [sys.executable, "-c", SLOW, str(schedule.pk)],
@@ -203,7 +203,7 @@ def test_a_worker_keeps_its_schedule_while_it_lives_and_no_longer(fraud, setting
 
         def renewed() -> bool:
             assert run_due(schedule, timezone.now()) is None
-            return RetrainingSchedule.objects.get().lease_until > first + timedelta(seconds=1)
+            return RetrainingSchedule.objects.get().lease_until > first + timedelta(seconds=2)
 
         wait_until(renewed, 20, "the lease is renewed")
     finally:
