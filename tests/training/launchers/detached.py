@@ -13,9 +13,12 @@ import sys
 import time
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from deployments.gcp.errors import CloudError
 from engine.store import Store
+from training import launchers
+from training.launchers import estimate, resources
 from training.launchers.base import Launch, PlaceBusy, Seen, program_log
 
 HERE = Path(__file__).resolve().parent
@@ -114,6 +117,20 @@ class DetachedLauncher:
     def _fault(self, verb: str) -> None:
         if self.faults.get(verb):
             raise self.faults[verb].pop(0)
+
+
+def use_detached(monkeypatch: Any, folder: Path) -> DetachedLauncher:
+    """Offer the launcher “detached” beside the real ones."""
+    folder.mkdir(exist_ok=True)
+    launcher = DetachedLauncher(folder)
+    install(launcher, monkeypatch.setitem)
+    return launcher
+
+
+def install(launcher: DetachedLauncher, setitem: Any = dict.__setitem__) -> None:
+    setitem(launchers._LAUNCHERS, "detached", launcher)
+    setitem(resources.KINDS, "detached", resources.LocalResources)
+    setitem(estimate.STARTUP_SECONDS, "detached", 0.0)
 
 
 def _signal(group: int, number: signal.Signals) -> None:

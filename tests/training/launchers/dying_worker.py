@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import traceback
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ import django
 
 def main() -> None:
     django.setup()
+    # What is imported before the fork need not be in every child.
+    import_module("tests.training.support")
+    import_module("tests.training.launchers.detached")
+    import_module("training.tasks")
     print("ready", flush=True)
     for line in sys.stdin:
         child = os.fork()
@@ -40,8 +45,7 @@ def main() -> None:
 def work(do: str, run: str, launcher: str, place: str, at: list[str], when: str) -> None:
     from django.utils import timezone
 
-    from tests.training.launchers.detached import PROGRAM, DetachedLauncher
-    from tests.training.launchers.support import install
+    from tests.training.launchers.detached import PROGRAM, DetachedLauncher, install
     from tests.training.support import make_run
     from training import launchers, services
     from training.execution import run_execute

@@ -6,7 +6,6 @@ import time
 import uuid
 from datetime import timedelta
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from django.utils import timezone
@@ -16,26 +15,10 @@ from engine.bundle import verify_bundle
 from engine.store import open_store
 from tests.engine.bundles import write_small_bundle
 from tests.training.launchers.conformance import processes, starts, write_behaviour
-from tests.training.launchers.detached import DetachedLauncher
 from tests.training.support import make_run
-from training import after, launchers, messages, services
+from training import after, messages, services
 from training.execution import run_execute
-from training.launchers import estimate, resources
 from training.models import RunState, TrainingRun
-
-
-def use_detached(monkeypatch: Any, folder: Path) -> DetachedLauncher:
-    """Offer the launcher “detached” beside the real ones."""
-    folder.mkdir(exist_ok=True)
-    launcher = DetachedLauncher(folder)
-    install(launcher, monkeypatch.setitem)
-    return launcher
-
-
-def install(launcher: DetachedLauncher, setitem: Any = dict.__setitem__) -> None:
-    setitem(launchers._LAUNCHERS, "detached", launcher)
-    setitem(resources.KINDS, "detached", resources.LocalResources)
-    setitem(estimate.STARTUP_SECONDS, "detached", 0.0)
 
 
 class Post:

@@ -13,13 +13,13 @@ from deployments.models import ModelVersion
 from engine.errors import RunRefused, StoreUnavailable
 from tests.bundles import seed_registry
 from tests.training.launchers.conformance import processes, starts
+from tests.training.launchers.detached import use_detached
 from tests.training.launchers.support import (
     Post,
     assert_nothing_is_half,
     pass_time,
     prepared,
     timeline,
-    use_detached,
 )
 from tests.training.support import in_thread, make_run, wait_until
 from training import after, execution, messages, registration, services
