@@ -14,12 +14,15 @@ import json
 import os
 import signal
 import sys
+import time
 import traceback
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import django
+
+PATIENCE_SECONDS = 30.0
 
 
 def main() -> None:
@@ -58,9 +61,12 @@ def work(do: str, run: str, launcher: str, place: str, at: list[str], when: str)
     launchers._LAUNCHERS["local"] = local
     die_at((at[0], at[1]), when)
     if do == "execute":
-        for _ in range(200):  # a detached run is looked at until it is time to die
+        ends = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < ends:  # a detached run is looked at until it is time to die
             run_execute(run, worker="dying")
-            TrainingRun.objects.filter(pk=run).update(next_step_at=timezone.now())
+            now = timezone.now()
+            TrainingRun.objects.filter(pk=run, next_step_at__gt=now).update(next_step_at=now)
+            time.sleep(0.01)
     elif do == "cancel":
         services.run_cancel(TrainingRun.objects.get(pk=run), now=timezone.now())
     elif do == "abandon":

@@ -22,7 +22,7 @@ from tests.training.launchers.support import (
     timeline,
 )
 from tests.training.support import in_thread, make_run, wait_until
-from training import after, execution, messages, registration, services
+from training import after, execution, messages, registration, services, transitions
 from training.execution import run_execute
 from training.models import RunState, TrainingRun
 
@@ -130,6 +130,21 @@ class TestWorkers:
         run = post.go_on(run)
         assert timeline(run) == SUCCESS
         assert len(starts(run.folder)) == 1
+
+    def test_what_is_started_after_the_end_is_ended(self, post, place):
+        start, run = place.start, prepared("hang")
+
+        def late(launch):
+            transitions.move(
+                run.pk, "starting", "cancelled", by="two", message="Meanwhile.", now=timezone.now()
+            )
+            post.deliver("two")
+            handle = start(launch)
+            wait_until(lambda: starts(run.folder))
+            return handle
+
+        place.start = late
+        assert post.go_on(run).state == RunState.CANCELLED
 
     def test_a_lost_message_is_made_up_for(self, post):
         run = prepared("succeed")
