@@ -18,7 +18,7 @@ from tests.training.launchers.conformance import LauncherConformance, Place
 from training.launchers import cloud_run
 from training.launchers.base import Launch
 from training.launchers.cloud_run import CloudRunLauncher
-from training.launchers.resources import resources_for
+from training.launchers.resources import JOB_SIZE, resources_for
 
 IMAGE = "europe-west1-docker.pkg.dev/test-project/sentinelle/sentinelle:1.0.0"
 NAME = JobName(PROJECT, REGION, "sentinelle-training")
@@ -232,6 +232,13 @@ def test_a_new_job_has_what_was_asked_and_the_defaults(google_run, launcher, lau
     handle = launcher.start(launch(memory_mb="32Gi"))
     size = launcher.poll(handle).resources
     assert size == {"cpu": 8, "memory_mb": 32768, "timeout_s": 7200, "retries": 1}
+
+
+def test_a_job_made_by_hand_is_as_large_as_one_that_a_run_makes():
+    size = resources_for("cloud-run")
+    assert {name: getattr(run_jobs.NEW_JOB, name) for name in JOB_SIZE} == {
+        name: getattr(size, name) for name in JOB_SIZE
+    }
 
 
 def test_a_job_that_is_resized_meanwhile_is_looked_at_again(
