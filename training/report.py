@@ -11,6 +11,7 @@ from django.template.defaultfilters import filesizeformat
 
 from training import metrics
 from training.metrics import Cell, Figure, Table, at_path
+from training.report_traffic import traffic_context
 
 Report = Mapping[str, Any]
 
@@ -136,6 +137,7 @@ def report_context(report: Report) -> dict[str, Any]:
         "data": _data_table(report),
         "data_facts": _data_facts(report),
         "stages": _stages(report),
+        **traffic_context(report),
         "embedded": _embedded(report) if drawn else None,
     }
 

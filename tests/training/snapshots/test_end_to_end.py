@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from datetime import UTC, datetime
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from scoring.models import ScoreRecord
 from tests.training import live_traffic
 from tests.training.pipeline_support import write_spec
 from tests.training.snapshots.recorded import caller, rewrite, send
-from training.models import Dataset
+from tests.training.support import make_run
+from training.models import Dataset, RunState, TrainingRun
 from training.pipeline.features import Features
 from training.pipeline.table import read_transactions
+from training.report_file import report_html
 
 ROWS = 1_800
 DELAY = 2 * DAY
@@ -96,6 +99,7 @@ def test_a_run_trains_on_what_was_recorded(tmp_path):
     check_nobody_was_taken_for_legitimate(report, dataset, tmp_path / "run", sent)
     check_the_disagreements(report["recorded"])
     check_what_models_are_given(dataset)
+    check_the_page(report)
 
 
 def check_nobody_was_taken_for_legitimate(report, dataset, run, sent):
@@ -154,3 +158,20 @@ def check_what_models_are_given(dataset):
                 at = features.schema.positions[name]
                 assert matrix[row, at] == pytest.approx(value, abs=1e-9, nan_ok=True), name
     assert matrix[:, features.schema.positions[PLANTED]].max() == 777.0
+
+
+def check_the_page(report):
+    """What the report says, for people: on the page and on the terminal."""
+    run = make_run("1.1.0")
+    TrainingRun.objects.filter(pk=run.pk).update(
+        state=RunState.SUCCEEDED, report=report, started_at=run.created_at, finished_at=LAST
+    )
+    run.refresh_from_db()
+    page = " ".join(report_html(run).split())
+    recent = report["data"]["labels"]["too_recent"]
+    assert f"too recent to be labelled: not used</th><td>{recent}<" in page
+    assert "Differences that nothing known explains: 1." in page
+    out = StringIO()
+    call_command("report", "1.1.0", stdout=out)
+    (line,) = (line for line in out.getvalue().splitlines() if line.startswith(PLANTED))
+    assert line.endswith("not explained 1")

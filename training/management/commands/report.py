@@ -12,6 +12,7 @@ from training.metrics import figures_table, metric_tables, text_table
 from training.models import RunState, TrainingRun
 from training.report import remedy
 from training.report_file import report_html
+from training.report_traffic import disagreements
 
 
 class Command(SentinelleCommand):
@@ -60,8 +61,10 @@ examples:
             return
         self._check_report(run)
         found = run.report["metrics"]
-        for table in [*metric_tables(found), figures_table(found)]:
-            self.stdout.write("\n" + text_table(table))
+        tables = [*metric_tables(found), figures_table(found), disagreements(run.report)]
+        for table in tables:
+            if table.rows:
+                self.stdout.write("\n" + text_table(table))
 
     def _check_report(self, run: TrainingRun) -> None:
         if run.report:
