@@ -327,7 +327,7 @@ class TestSilence:
 
     @pytest.mark.parametrize("ahead", [3600.0, -3600.0])
     def test_a_machine_whose_clock_is_an_hour_off(self, post, settings, ahead):
-        settings.TRAINING_SILENCE_SECONDS = settings.TRAINING_FIRST_SIGN_SECONDS = 2
+        settings.TRAINING_SILENCE_SECONDS = settings.TRAINING_FIRST_SIGN_SECONDS = 20
         began = timezone.now()
         run = post.go_on(prepared("succeed", seconds=0.4, clock_ahead_s=ahead))
         assert timeline(run) == SUCCESS
@@ -343,6 +343,7 @@ class TestSilence:
 
     def test_a_silent_program_that_has_reported_is_believed(self, post, place, settings):
         run = post.go_on(prepared("succeed", seconds=0.1), until="running")
+        wait_until(lambda: registration.read_report(run))
         place.poll = lambda handle: execution.claims.Seen()
         settings.TRAINING_SILENCE_SECONDS = settings.TRAINING_FIRST_SIGN_SECONDS = 0.4
         assert timeline(post.go_on(run)) == SUCCESS
