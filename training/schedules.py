@@ -17,7 +17,7 @@ from typing import Any
 from celery import current_app
 from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, InterfaceError, OperationalError, connection, transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 from django_celery_beat.models import CrontabSchedule, PeriodicTask
@@ -226,6 +226,8 @@ def schedule_run_due(schedule_id: int, *, now: datetime, worker: str) -> Trainin
         _tell_waiting(schedule, str(reason), due, now)
     except SentinelleError as error:
         _settle_failed(schedule, error.detail, due, now)
+    except (OperationalError, InterfaceError):
+        raise  # the database's troubles say nothing about the schedule: it stays due
     except Exception as error:
         _settle_failed(schedule, f"The worker failed: {error!r}.", due, now)
         raise

@@ -1,10 +1,13 @@
 """A schedule makes one run for each of its times, or one for all that were missed."""
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.db import OperationalError
 from django_celery_beat.models import PeriodicTask
 
+from engine.errors import InvalidDataset, StoreUnavailable
 from tests.training.schedules.support import MONDAY, end_runs, make_schedule, run_due
 from training import schedules
 from training.models import RetrainingSchedule, ScheduleEvent, TrainingRun
@@ -174,3 +177,33 @@ def test_a_name_is_taken_once(fraud):
     make_schedule()
     with pytest.raises(schedules.ScheduleRefused, match="already a schedule of this name"):
         make_schedule()
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "is_due"),
+    [
+        (StoreUnavailable("The bucket does not answer."), "The bucket does not answer.", True),
+        (InvalidDataset("No decision in the period."), "No decision in the period.", False),
+        (OperationalError("database is locked"), "", True),
+        (ZeroDivisionError("oops"), "The worker failed: ZeroDivisionError('oops').", False),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_what_may_pass_is_tried_again_and_the_rest_is_told(
+    fraud, monkeypatch, error, message, is_due
+):
+    schedule = make_schedule(days=30)
+
+    def fail(**_facts):
+        raise error
+
+    monkeypatch.setattr(schedules, "snapshot_create", fail)
+    for _ in range(2):
+        with suppress(OperationalError, ZeroDivisionError):
+            assert run_due(schedule, NIGHT) is None
+    schedule.refresh_from_db()
+    assert schedule.message == message
+    assert bool(schedules.schedules_due(now=NIGHT)) is is_due
+    told = ScheduleEvent.objects.exclude(kind="changed").values_list("kind", "message")
+    kind = "waiting" if is_due else "failed"
+    assert list(told) == ([(kind, message)] if message else [])
