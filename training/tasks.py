@@ -6,7 +6,7 @@ from typing import Any
 from celery import shared_task
 from django.utils import timezone
 
-from training import after, guards, schedules, services, uploads
+from training import after, guards, schedule_runs, services, uploads
 from training.execution import run_execute
 
 
@@ -50,13 +50,13 @@ def guard_machines() -> None:
 @shared_task(bind=True)  # type: ignore[untyped-decorator]
 def run_schedule(self: Any, *, schedule_id: int) -> None:
     """At each of its times, or on request: make the run of a schedule, once."""
-    schedules.schedule_run_due(schedule_id, now=timezone.now(), worker=_name(self))
+    schedule_runs.schedule_run_due(schedule_id, now=timezone.now(), worker=_name(self))
 
 
 @shared_task  # type: ignore[untyped-decorator]
 def run_due_schedules() -> None:
     """Every 15 s: catch up what was missed, and try again what had to wait."""
-    schedules.schedules_send_due(now=timezone.now())
+    schedule_runs.schedules_send_due(now=timezone.now())
 
 
 @shared_task(bind=True)  # type: ignore[untyped-decorator]

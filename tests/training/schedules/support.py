@@ -5,7 +5,7 @@ from typing import Any
 
 from deployments.models import RegisteredModel
 from tests.training.support import make_dataset
-from training import schedules
+from training import schedule_runs, schedules
 from training.models import Dataset, RetrainingSchedule, RunState, TrainingRun
 
 MONDAY = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -26,7 +26,7 @@ def make_schedule(name: str = "nightly", *, now: datetime = MONDAY, **changes: A
 
 
 def run_due(schedule: RetrainingSchedule, now: datetime, worker: str = "one") -> TrainingRun | None:
-    return schedules.schedule_run_due(schedule.pk, now=now, worker=worker)
+    return schedule_runs.schedule_run_due(schedule.pk, now=now, worker=worker)
 
 
 def end_runs(state: str = RunState.FAILED) -> None:

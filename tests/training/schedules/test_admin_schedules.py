@@ -7,7 +7,7 @@ from django_celery_beat.models import PeriodicTask
 
 from tests.training.schedules.support import MONDAY, make_schedule, run_due
 from tests.training.support import make_dataset
-from training import schedules
+from training import schedule_runs
 from training.models import RetrainingSchedule, RunState, TrainingRun
 
 pytestmark = pytest.mark.django_db
@@ -160,7 +160,7 @@ def test_a_deleted_schedule_is_gone_and_its_runs_stay(fraud, client):
     assert "Its runs and versions stay." in answer.content.decode()
     assert client.get(url("change", schedule.pk), follow=True).redirect_chain
     assert TrainingRun.objects.get().schedule_id == schedule.pk
-    assert schedules.schedules_due(now=MONDAY.replace(day=20)) == []
+    assert schedule_runs.schedules_due(now=MONDAY.replace(day=20)) == []
 
 
 def test_the_pages_of_beat_are_not_in_the_admin(client):

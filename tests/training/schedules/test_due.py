@@ -9,7 +9,7 @@ from django_celery_beat.models import PeriodicTask
 
 from engine.errors import InvalidDataset, StoreUnavailable
 from tests.training.schedules.support import MONDAY, end_runs, make_schedule, run_due
-from training import schedules
+from training import schedule_runs, schedules
 from training.models import RetrainingSchedule, ScheduleEvent, TrainingRun
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -44,11 +44,11 @@ def test_a_second_beat_makes_no_second_run(fraud):
 def test_what_was_missed_is_caught_up_once(fraud):
     schedule = make_schedule()
     late = NIGHT + 5 * DAY + timedelta(hours=2)
-    assert [due.pk for due in schedules.schedules_due(now=late)] == [schedule.pk]
+    assert [due.pk for due in schedule_runs.schedules_due(now=late)] == [schedule.pk]
     assert run_due(schedule, late)
     end_runs()
     assert run_due(schedule, late) is None
-    assert schedules.schedules_due(now=late) == []
+    assert schedule_runs.schedules_due(now=late) == []
     schedule.refresh_from_db()
     assert schedule.last_slot == NIGHT + 5 * DAY
     assert run_due(schedule, NIGHT + 6 * DAY)
@@ -127,7 +127,7 @@ def test_a_dead_worker_keeps_it_no_longer_than_its_lease(fraud, settings):
     RetrainingSchedule.objects.filter(pk=schedule.pk).update(
         claimed_by="dead", lease_until=NIGHT + timedelta(seconds=30)
     )
-    assert schedules.schedules_due(now=NIGHT) == []
+    assert schedule_runs.schedules_due(now=NIGHT) == []
     assert run_due(schedule, NIGHT) is None
     assert run_due(schedule, NIGHT + timedelta(seconds=31))
 
@@ -197,13 +197,13 @@ def test_what_may_pass_is_tried_again_and_the_rest_is_told(
     def fail(**_facts):
         raise error
 
-    monkeypatch.setattr(schedules, "snapshot_create", fail)
+    monkeypatch.setattr(schedule_runs, "snapshot_create", fail)
     for _ in range(2):
         with suppress(OperationalError, ZeroDivisionError):
             assert run_due(schedule, NIGHT) is None
     schedule.refresh_from_db()
     assert schedule.message == message
-    assert bool(schedules.schedules_due(now=NIGHT)) is is_due
+    assert bool(schedule_runs.schedules_due(now=NIGHT)) is is_due
     told = ScheduleEvent.objects.exclude(kind="changed").values_list("kind", "message")
     kind = "waiting" if is_due else "failed"
     assert list(told) == ([(kind, message)] if message else [])

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.scoring.server import database_url
 from tests.training.schedules.support import MONDAY, end_runs, make_schedule, run_due
 from tests.training.support import in_thread, make_dataset, wait_until
-from training import schedules
+from training import schedule_runs, schedules
 from training.models import ACTIVE, Dataset, RetrainingSchedule, ScheduleEvent, TrainingRun
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -109,7 +109,7 @@ def test_several_workers_at_once_make_one_run(fraud):
 def test_two_schedules_at_once_train_one_model_one_after_the_other(fraud, monkeypatch):
     """Both have seen that no other run is active before either of them makes its own."""
     first, second = make_schedule("first"), make_schedule("second")
-    look, both, looked = schedules._wait_for_others, Barrier(2), []
+    look, both, looked = schedule_runs._wait_for_others, Barrier(2), []
 
     def look_together(schedule):
         look(schedule)
@@ -117,7 +117,7 @@ def test_two_schedules_at_once_train_one_model_one_after_the_other(fraud, monkey
             looked.append(schedule.name)
             both.wait(20)
 
-    monkeypatch.setattr(schedules, "_wait_for_others", look_together)
+    monkeypatch.setattr(schedule_runs, "_wait_for_others", look_together)
     made = at_once([partial(run_due, each, NIGHT) for each in (first, second)])
     assert sorted(looked) == ["first", "second"]
     (run,) = [run for run in made if run is not None]
@@ -137,7 +137,7 @@ def test_a_schedule_that_is_changed_while_its_data_is_read_starts_nothing(fraud,
         schedules.schedule_update(schedule, by="ana", now=NIGHT, crontab="0 5 * * *")
         return make_dataset("slow")
 
-    monkeypatch.setattr(schedules, "snapshot_create", change_meanwhile)
+    monkeypatch.setattr(schedule_runs, "snapshot_create", change_meanwhile)
     assert run_due(schedule, NIGHT) is None
     assert not TrainingRun.objects.exists()
     schedule.refresh_from_db()
@@ -153,7 +153,7 @@ def test_a_snapshot_that_a_dead_worker_left_is_used(fraud, monkeypatch):
         make_dataset(facts["name"], preset="traffic")
         raise SystemExit
 
-    monkeypatch.setattr(schedules, "snapshot_create", die_after)
+    monkeypatch.setattr(schedule_runs, "snapshot_create", die_after)
     with pytest.raises(SystemExit):
         run_due(schedule, NIGHT + timedelta(hours=4))
     assert not TrainingRun.objects.exists()
@@ -176,13 +176,13 @@ import django
 django.setup()
 from django.conf import settings
 from django.utils import timezone
-from training import schedules
+from training import schedule_runs, schedules
 settings.TRAINING_LEASE_SECONDS = 4
 def never(**facts):
     print("reading", flush=True)
     time.sleep(60)
-schedules.snapshot_create = never
-schedules.schedule_run_due(int(sys.argv[1]), now=timezone.now(), worker="slow")
+schedule_runs.snapshot_create = never
+schedule_runs.schedule_run_due(int(sys.argv[1]), now=timezone.now(), worker="slow")
 """
 
 
@@ -198,7 +198,7 @@ def test_a_worker_keeps_its_schedule_while_it_lives_and_no_longer(fraud, setting
     )
     try:
         assert worker.stdout.readline() == b"reading\n"
-        monkeypatch.setattr(schedules, "snapshot_create", lambda **facts: make_dataset("ours"))
+        monkeypatch.setattr(schedule_runs, "snapshot_create", lambda **facts: make_dataset("ours"))
         first = RetrainingSchedule.objects.get().lease_until
 
         def renewed() -> bool:
