@@ -97,6 +97,11 @@ class DetachedLauncher:
         assert record is not None
         _signal(record["pid"], signal.SIGKILL)
 
+    def close(self) -> None:
+        """End whatever a failed test has left in the place."""
+        for record in self.folder.glob("*.json"):
+            self.kill_machine(record.stem)
+
     def _spawn(self, launch: Launch) -> subprocess.Popen[bytes]:
         with (self.folder / f"{launch.run_id}.output").open("ab") as output:
             return subprocess.Popen(

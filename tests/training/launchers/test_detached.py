@@ -18,4 +18,6 @@ class TestDetached(LauncherConformance):
     @pytest.fixture
     def place(self, tmp_path):
         (tmp_path / "place").mkdir()
-        return DetachedPlace(DetachedLauncher(tmp_path / "place"), str(tmp_path / "runs"))
+        launcher = DetachedLauncher(tmp_path / "place")
+        yield DetachedPlace(launcher, str(tmp_path / "runs"))
+        launcher.close()

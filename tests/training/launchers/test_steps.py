@@ -41,7 +41,9 @@ def _registry(transactional_db, settings, tmp_path):
 
 @pytest.fixture
 def place(monkeypatch, tmp_path):
-    return use_detached(monkeypatch, tmp_path / "place")
+    launcher = use_detached(monkeypatch, tmp_path / "place")
+    yield launcher
+    launcher.close()
 
 
 @pytest.fixture
