@@ -96,14 +96,14 @@ def test_a_machine_that_is_started_by_hand_finds_no_run_and_is_off(compute, regi
 @pytest.mark.parametrize("does", ["succeed", "stubborn"])
 def test_google_switches_it_off_at_its_limit(compute, launcher, stand_in, does):
     compute.can_shut_down = False
-    compute.speed, compute.grace_s = 1200.0, 0.1
+    compute.speed, compute.grace_s = 1800.0, 0.1
     launcher.start(stand_in(does))
     assert compute.running() == [MACHINE]
     assert off(compute)
 
 
 def test_google_switches_off_a_machine_whose_kernel_is_gone(compute, launcher, stand_in):
-    compute.speed = 1200.0
+    compute.speed = 1800.0
     launcher.start(stand_in("hang"))
     compute.machine(MACHINE).crash()
     assert off(compute)
@@ -156,7 +156,7 @@ def test_a_machine_that_is_on_for_nobody_is_stopped_after_a_grace(only_us, regis
 
 
 def test_a_machine_that_is_kept_on_for_people_stays_until_its_limit(compute, registered):
-    compute.speed = 1200.0
+    compute.speed = 2400.0
     resources = VmResources(project=PROJECT, zone="us-central1-a", machine=MACHINE, max_run_s=7200)
     by_hand.machine_create(resources, keep=True)
     now = timezone.now()

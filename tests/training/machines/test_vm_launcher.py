@@ -90,11 +90,12 @@ def test_a_start_whose_answer_is_lost_is_found_again(compute, launcher, stand_in
     if exists:
         compute.add_foreign(MACHINE)
     run = stand_in("succeed")
+    compute.delay_s = 0.3
     compute.google.fault(r"POST .*/start$" if exists else r"POST .*/instances$", "late")
     with pytest.raises(CloudError) as lost:
         launcher.start(run)
     assert lost.value.is_transient
-    at_work(run)
+    assert compute.status(MACHINE) == "PROVISIONING"
     handle = launcher.start(run)
     assert starts(compute) == 1
     assert ended(launcher, handle).ended.startswith("exit status 0")
