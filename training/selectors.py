@@ -9,7 +9,7 @@ from django.db.models import QuerySet
 from deployments.gcp.errors import CloudError
 from deployments.models import ModelVersion
 from engine.errors import RunRefused
-from engine.store import open_store
+from engine.store import PAGE_SECONDS, open_store
 from training.launchers import launcher_named
 from training.launchers.base import program_log
 from training.models import RunState, TrainingRun
@@ -70,7 +70,7 @@ def run_log(run: TrainingRun) -> str:
     """
     if run.started_at is None:
         return ""
-    folder = open_store(run.folder)
+    folder = open_store(run.folder, seconds=PAGE_SECONDS)
     try:
         text = launcher_named(run.launcher).logs(run.handle, folder)
     except CloudError as error:

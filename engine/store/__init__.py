@@ -13,6 +13,7 @@ from engine.store.local import LocalStore
 from engine.store.names import Facts, Progress
 
 __all__ = [
+    "PAGE_SECONDS",
     "PATIENT_SECONDS",
     "BucketStore",
     "Facts",
@@ -22,6 +23,9 @@ __all__ = [
     "is_bucket",
     "open_store",
 ]
+
+PAGE_SECONDS = 5.0
+"""For `open_store`, where a person waits for a page."""
 
 PATIENT_SECONDS = 120.0
 """For `open_store`, where giving up costs more than waiting: no page, and work that is done."""
@@ -33,6 +37,10 @@ class Store(Protocol):
     A bucket raises StoreUnavailable from every verb when it does not answer in time or refuses,
     and ObjectDamaged when what arrived is not what was sent.
     """
+
+    @property
+    def location(self) -> str:
+        """What `open_store` opens it by."""
 
     def read(self, name: str) -> bytes:
         """Return the content of `name`; raises ObjectMissing."""

@@ -62,6 +62,11 @@ class BucketStore:
         self._transfer_seconds = transfer_seconds
         self._chunk_bytes = chunk_bytes
 
+    @property
+    def location(self) -> str:
+        """`gs://bucket/prefix`."""
+        return f"gs://{self._bucket_name}/{self.prefix}".rstrip("/")
+
     def read(self, name: str) -> bytes:
         """Return the content of `name`; raises ObjectMissing."""
 

@@ -20,6 +20,11 @@ class LocalStore:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    @property
+    def location(self) -> str:
+        """The folder's path."""
+        return str(self.root)
+
     def path(self, name: str) -> Path:
         """Return where `name` is on this machine."""
         return self.root / checked(name)

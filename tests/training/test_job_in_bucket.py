@@ -14,6 +14,7 @@ from engine.bundle import verify_bundle
 from engine.store import BucketStore, open_store
 from tests.google.gcs import CloudStorage
 from tests.training.pipeline_support import make_columns, write_dataset, write_spec
+from training.launchers.base import program_log
 from training.pipeline.run_folder import Heartbeat, RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,3 +139,18 @@ def test_a_heartbeat_gives_up_in_time_and_says_why(bucket: str, gcs: CloudStorag
     (reason,) = reasons
     assert reason.startswith("the run folder can't be written: Access to gs://")
     assert "roles/storage.objectUser" in reason
+
+
+def test_the_log_of_a_run_is_read_chunk_by_chunk_once(bucket: str, gcs: CloudStorage) -> None:
+    folder = claimed(bucket)
+    for number in range(3):
+        folder.log(f"line {number}")
+        folder.flush()
+    assert [line[-6:] for line in program_log(folder.store).splitlines()] == [
+        "line 0", "line 1", "line 2",
+    ]  # fmt: skip
+    folder.log("line 3")
+    folder.flush()
+    gcs.calls.clear()
+    assert program_log(folder.store).splitlines()[-1].endswith("line 3")
+    assert len(gcs.calls) == 2  # the list, and the new chunk

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 from engine.errors import SentinelleError
-from engine.store import Store
+from engine.store import PAGE_SECONDS, Store, open_store
 
 
 class Launch(NamedTuple):
@@ -71,5 +72,11 @@ class Launcher(Protocol):
 
 def program_log(folder: Store) -> str:
     """The log that the program wrote into its run folder, in order."""
-    names = sorted(folder.list("log"))
-    return "".join(folder.read(name).decode(errors="replace") for name in names)
+    chunks = folder.describe_all("log")
+    return "".join(_chunk(folder.location, name, facts.size) for name, facts in chunks.items())
+
+
+@lru_cache(maxsize=2_000)
+def _chunk(location: str, name: str, _size: int) -> str:
+    """A chunk is read once: a page that follows a run asks for all of them every few seconds."""
+    return open_store(location, seconds=PAGE_SECONDS).read(name).decode(errors="replace")
