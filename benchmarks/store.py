@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine.store import LocalStore, open_store
-from tests.google.gcs import start_emulator
+from tests.google.emulator import start_emulator
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ each load. Several processes share the folder: an entry appears whole, by a rena
 import fcntl
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -49,7 +50,8 @@ class BundleCache:
             if not self._is_whole(entry, location, manifest_sha256):
                 self._discard(entry)
                 self._download(source, location, manifest_sha256)
-            os.utime(entry)
+            now = time.time_ns()  # finer than the clock of the file system
+            os.utime(entry, ns=(now, now))
             self._evict(keep=manifest_sha256)
         return entry
 

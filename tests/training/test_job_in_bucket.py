@@ -110,14 +110,17 @@ def claimed(bucket: str) -> RunFolder:
     return folder
 
 
-def test_a_heartbeat_outlives_an_outage_and_keeps_the_log(bucket: str, gcs: CloudStorage) -> None:
+@pytest.mark.parametrize("calls", ["", "POST /upload"], ids=["all", "writes"])
+def test_a_heartbeat_outlives_an_outage_and_keeps_the_log(
+    bucket: str, gcs: CloudStorage, calls: str
+) -> None:
     folder, lost = claimed(bucket), threading.Event()
     with Heartbeat(folder, lambda _: lost.set(), seconds=0.02, patience=20):
-        gcs.unreachable(1)
+        gcs.fault(calls, "drop", times=1_000)
         for number in range(10):
             folder.log(f"line {number}")
             time.sleep(0.05)
-        time.sleep(0.6)
+        gcs.calm()
         assert not lost.is_set()
     folder.flush()
     assert [line.partition(" ")[2] for line in logged(folder.store)] == [
