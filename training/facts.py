@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from deployments.costs import dollars
 from training.launchers.resources import describe_resources, read_resources
-from training.models import TrainingRun
+from training.models import Then, TrainingRun
 from training.options import describe_options
 from training.pipeline.spec import decode_options
 from training.selectors import run_expected_end
@@ -27,6 +27,7 @@ def run_facts(run: TrainingRun, now: datetime) -> list[tuple[str, str]]:
         ("Resources", describe_place(run)),
         ("Chosen because", run.launcher_reason),
         ("At its place", run.handle if run.launcher != "local" else ""),
+        ("Then", run.get_then_display() if run.then != Then.KEEP else ""),
         ("Requested", moment(run.created_at, run.requested_by)),
         ("Started", moment(run.started_at, run.claimed_by)),
         ("Last sign of life", moment(run.heartbeat_at) if run.is_active else ""),

@@ -167,6 +167,8 @@ def test_a_schedule_ends_as_a_proposed_version_with_its_words(page: Page, proces
     expect(proposal).to_contain_text(words)
     expect(page.get_by_role("row", name="fraud v1.1.0")).to_contain_text("proposed")
     picture(page, "version-proposed")
+    page.emulate_media(color_scheme="dark")
+    picture(page, "version-proposed-dark")
     proposal.get_by_role("link", name="Promote v1.1.0…").click()
     expect(page.get_by_text("Better than the champion v1.0.0.")).to_be_visible()
     page.get_by_label("Reason").fill("As proposed")
