@@ -72,7 +72,7 @@ class BucketStore:
 
         def attempt() -> bytes:
             data: bytes = self._blob(name).download_as_bytes(
-                checksum="crc32c", retry=_retry(self._call_seconds), timeout=TIMEOUT
+                checksum="crc32c", **_tries(self._call_seconds)
             )
             return data
 
@@ -108,7 +108,7 @@ class BucketStore:
     def exists(self, name: str) -> bool:
         """Say whether `name` exists."""
         with self._translated(name):
-            return bool(self._blob(name).exists(retry=_retry(self._call_seconds), timeout=TIMEOUT))
+            return bool(self._blob(name).exists(**_tries(self._call_seconds)))
 
     def describe(self, name: str) -> Facts:
         """Return what the bucket knows of `name`; raises ObjectMissing."""
@@ -132,16 +132,19 @@ class BucketStore:
         """Return what `list` lists, with what the bucket knows of each."""
         folder = self.prefix + (f"{checked(prefix)}/" if prefix else "")
         with self._translated(prefix or self.prefix):
-            blobs = self._bucket().list_blobs(
-                prefix=folder, retry=_retry(self._call_seconds), timeout=TIMEOUT
-            )
-            found = {blob.name.removeprefix(self.prefix): _facts(blob) for blob in blobs}
+            blobs = self._bucket().list_blobs(prefix=folder, **_tries(self._call_seconds))
+            # A name that ends in a slash is what the console makes for an empty folder.
+            found = {
+                blob.name.removeprefix(self.prefix): _facts(blob)
+                for blob in blobs
+                if not blob.name.endswith("/")
+            }
         return dict(sorted(found.items()))
 
     def delete(self, name: str) -> None:
         """Delete `name`; nothing happens when it is not there."""
         with suppress(ObjectMissing), self._translated(name):
-            self._blob(name).delete(retry=_retry(self._call_seconds), timeout=TIMEOUT)
+            self._blob(name).delete(**_tries(self._call_seconds))
 
     def _write(self, name: str, data: bytes, *, if_absent: bool) -> bool:
         if len(data) <= self._chunk_bytes:
@@ -158,8 +161,7 @@ class BucketStore:
                     content_type=_TYPE,
                     checksum="crc32c",
                     if_generation_match=0 if if_absent else None,
-                    retry=_retry(seconds),
-                    timeout=TIMEOUT,
+                    **_tries(seconds),
                 )
             except _precondition_failed():
                 return self._is_mine(name, mark)
@@ -187,8 +189,7 @@ class BucketStore:
                         content_type=_TYPE,
                         size=size,
                         if_generation_match=0 if if_absent else None,
-                        retry=_retry(self._transfer_seconds),
-                        timeout=TIMEOUT,
+                        **_tries(self._transfer_seconds),
                     )
                     send(url, file, size, checksum, self._chunk_bytes, patience, progress)
                 except _precondition_failed():
@@ -215,8 +216,7 @@ class BucketStore:
                     end=min(done + self._chunk_bytes, blob.size) - 1,
                     if_generation_match=blob.generation,
                     checksum=None,
-                    retry=_retry(self._transfer_seconds),
-                    timeout=TIMEOUT,
+                    **_tries(self._transfer_seconds),
                 )
                 file.write(block)
                 checksum.update(block)
@@ -248,8 +248,7 @@ class BucketStore:
         if blob.crc32c != checksum:
             blob.delete(
                 if_generation_match=blob.generation,
-                retry=_retry(self._call_seconds),
-                timeout=TIMEOUT,
+                **_tries(self._call_seconds),
             )
             raise damaged(blob.name, "What the bucket stored is not what was sent.")
 
@@ -268,7 +267,7 @@ class BucketStore:
 
     def _loaded(self, name: str) -> Any:
         blob = self._blob(name)
-        blob.reload(retry=_retry(self._call_seconds), timeout=TIMEOUT)
+        blob.reload(**_tries(self._call_seconds))
         return blob
 
     def _blob(self, name: str) -> Any:
@@ -303,12 +302,16 @@ def _client(_pid: int, _emulator: str) -> Any:
     return storage.Client(project=os.environ.get("GOOGLE_CLOUD_PROJECT") or "unused")
 
 
-def _retry(seconds: float) -> Any:
+def _tries(seconds: float) -> dict[str, Any]:
+    """The arguments of a call that is tried for so long, each attempt not much longer than that."""
     from google.cloud.storage.retry import DEFAULT_RETRY
 
-    return DEFAULT_RETRY.with_timeout(seconds).with_delay(
+    retry = DEFAULT_RETRY.with_timeout(seconds).with_delay(
         initial=FIRST_DELAY, maximum=LONGEST_DELAY, multiplier=2.0
     )
+    connect, read = TIMEOUT
+    timeout = (min(connect, max(seconds, 1.0)), min(read, max(seconds, 5.0)))
+    return {"retry": retry, "timeout": timeout}
 
 
 def _precondition_failed() -> type[Exception]:

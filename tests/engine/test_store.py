@@ -225,3 +225,14 @@ def test_prefixes_do_not_see_each_other(bucket: str) -> None:
     first.write("x", b"1")
     second.write("x", b"2")
     assert (first.list(), first.read("x"), second.read("x")) == (["x"], b"1", b"2")
+
+
+def test_an_empty_folder_of_the_console_is_no_object(bucket: str) -> None:
+    from google.cloud import storage
+
+    for name in ("a/", "a/b/"):
+        storage.Client().bucket(bucket).blob(name).upload_from_string(b"")
+    store = open_store(f"gs://{bucket}/a")
+    store.write("b/c", b"1")
+    assert store.list() == ["b/c"]
+    assert [*store.describe_all("b")] == ["b/c"]

@@ -6,7 +6,9 @@ enforces what Google enforces (tests.google.gcs).
 
 import base64
 import os
+import socket
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -253,6 +255,17 @@ def test_a_bucket_that_does_not_answer_is_unavailable_in_time(
     for call in every_call(impatient(bucket), file).values():
         with pytest.raises(StoreUnavailable, match=r"bucket|transferred"):
             call()
+
+
+def test_a_server_that_never_answers_keeps_no_page_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when packets vanish: it takes the connection and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr("engine.store.bucket.TIMEOUT", (0.2, 0.2))
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable, match="can't be used"):
+            open_store("gs://bucket/x", seconds=0.5).read("a")
+        assert time.monotonic() - began < 5
 
 
 def test_an_upload_that_stops_moving_is_given_up_in_time(
