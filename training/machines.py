@@ -106,9 +106,14 @@ def console_parts(place: Place, *, follow: bool) -> Iterator[str]:
         try:
             text, start = machines.console(place, start)
         except CloudError:
-            if follow and start and not machines.describe(place).is_on:
+            if machines.describe(place).is_on:
+                raise
+            if start:
                 return
-            raise
+            raise CloudError(
+                f"The machine {place} is off, and Google shows its console while it is on. What a "
+                "run printed is in the run's own log."
+            ) from None
         yield text
         if not follow:
             return

@@ -83,7 +83,7 @@ def test_the_console_is_followed_until_the_machine_is_off(compute, launcher, sta
     run = stand_in("succeed")
     launcher.start(run)
     assert f"sentinelle: Run {run.run_id}" in vm("logs", "--follow")
-    with pytest.raises(CommandError, match="is not ready"):
+    with pytest.raises(CommandError, match="is off, and Google"):
         vm("logs")
 
 
