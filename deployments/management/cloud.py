@@ -4,13 +4,12 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from decimal import Decimal
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 
-from deployments.costs import dollars, storage_cost
+from deployments.costs import dollars, prices
 from deployments.gcp.grants import Names
 from deployments.gcp.rest import Request, Waits
 from deployments.gcp.setup import Step, apply, calls
@@ -48,13 +47,17 @@ class JobCommand(SentinelleCommand):
         return super().create_parser(prog_name, subcommand, conflict_handler="resolve", **kwargs)
 
 
-def idle_costs() -> str:
+def idle_costs(names: Names) -> str:
     """What the project costs while nothing trains."""
-    gb = storage_cost(Decimal(1), Decimal(1))
+    table = prices()
+    kept = f"the bucket {dollars(table.storage.gb_month)} per GB and month"
+    if names.vm:
+        disk = dollars(table.vm.disk_gb_month)
+        kept += f", the machine's disk {disk} per GB and month outside the free tier"
     return (
-        f"While nothing trains, only what is kept costs: the bucket {dollars(gb.usd)} per GB and "
-        "month, images about $0.10 per GB and month after the first 0.5 GB, secrets nothing up to "
-        "six. A job costs nothing between its executions. See manage.py costs."
+        f"While nothing trains, only what is kept costs: {kept}, images about $0.10 per GB and "
+        "month after the first 0.5 GB, secrets nothing up to six. A job costs nothing between its "
+        "executions. See manage.py costs."
     )
 
 

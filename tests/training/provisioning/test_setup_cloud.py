@@ -274,6 +274,11 @@ def test_an_operation_that_does_not_end_is_left(google: GoogleServer, monkeypatc
         carry_out(QUICK._replace(operation=0.05))
 
 
+def test_what_it_costs_while_nothing_trains_is_said(google: GoogleServer) -> None:
+    assert "the bucket $0.0200 per GB and month, images" in run_command("--yes")
+    assert "the machine's disk $0.0400 per GB and month" in run_command("--vm", "--dry-run")
+
+
 def test_a_bucket_elsewhere_is_refused(google: GoogleServer, project: ProjectApi) -> None:
     project.buckets["test-project-ml-data"] = {"name": "test-project-ml-data", "location": "US"}
     with pytest.raises(CloudError, match="is in US and can't be moved to europe-west1"):

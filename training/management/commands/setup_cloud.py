@@ -59,7 +59,7 @@ Exit status: 0 done, 1 Google refused or does not answer, 2 wrong usage, 130 int
         steps = provisioning.setup_steps(names, options["image"])
         if options["dry_run"]:
             print_calls(self, steps)
-            self.stdout.write(f"\n{idle_costs()}")
+            self.stdout.write(f"\n{idle_costs(names)}")
             return
         confirm(f"Set up the project {names.project} in {names.region}", options["yes"])
         carry_out(self, steps)
@@ -67,7 +67,7 @@ Exit status: 0 done, 1 Google refused or does not answer, 2 wrong usage, 130 int
 
     def _what_now(self, names: Names) -> None:
         self.stdout.write(
-            f"""{idle_costs()}
+            f"""{idle_costs(names)}
 
 Settings of your servers (docs/operations.md):
 GOOGLE_CLOUD_PROJECT={names.project}
