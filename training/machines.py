@@ -76,7 +76,7 @@ def machine_start(resources: VmResources, *, keep: bool = False) -> Machine:
 
 
 def machine_stop(place: Place, *, even_with_run: bool = False) -> Machine:
-    """Stop the machine.
+    """Stop the machine; it is not kept on any more.
 
     Raises:
         PlaceBusy: a run has it, unless `even_with_run`.
@@ -84,6 +84,9 @@ def machine_stop(place: Place, *, even_with_run: bool = False) -> Machine:
     machine = machines.describe(place)
     if not even_with_run and machine.is_on:
         _refuse_with_run(machine, "cancel the run, or say --yes to stop it in mid-run")
+    if KEEP in machine.metadata:
+        # Else whoever starts it next, at Google, would keep it on without knowing.
+        _when_done(place, machines.set_metadata(machine, {KEEP: None}))
     return _when_done(place, machines.stop(place))
 
 
@@ -173,7 +176,8 @@ def _limit_in_words(machine: Machine) -> str:
     if not machine.max_run_s:
         return "none: the next run sets one; so does manage.py vm start"
     limit = timedelta(seconds=machine.max_run_s)
-    return f"Google does {machine.termination_action} {limit} after each start"
+    does = "deletes" if machine.termination_action == "DELETE" else "stops"
+    return f"Google {does} it {limit} after each start"
 
 
 def _watch_in_words(machine: Machine) -> str:

@@ -34,7 +34,7 @@ def test_a_machine_is_made_as_told_and_switches_itself_off(compute):
     )  # fmt: skip
     assert "ml-training-vm (europe-west1-b, project test-project)" in shown
     assert "e2-standard-4, 50 GB disk" in shown
-    assert "Google does STOP 2:00:00 after each start" in shown
+    assert "Google stops it 2:00:00 after each start" in shown
     instance = compute.instance(MACHINE)
     assert instance.disks[0].initialize_params.source_image == "projects/p/global/images/mine"
     assert not instance.network_interfaces[0].access_configs
@@ -49,8 +49,9 @@ def test_a_machine_is_kept_on_for_people_and_stopped(compute):
     assert "State:               RUNNING, until " in shown
     assert "Kept on:             yes, until its time limit" in shown
     until(lambda: "The machine stays on" in vm("logs"))
-    assert "State:               TERMINATED" in vm("stop")
-    # The next start is without it.
+    shown = vm("stop")
+    assert "State:               TERMINATED" in shown
+    assert "Kept on:             no" in shown
     vm("start")
     assert off(compute)
 
@@ -66,7 +67,7 @@ def test_a_machine_is_described_with_its_guards_and_its_cost(compute):
     vm("start")
     shown = vm("describe")
     assert "yes: it has the label" in shown
-    assert "Google does STOP 6:00:00 after each start" in shown
+    assert "Google stops it 6:00:00 after each start" in shown
 
 
 def test_a_machine_that_has_a_run_is_not_stopped_by_accident(compute, launcher, stand_in):
