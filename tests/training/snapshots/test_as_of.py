@@ -141,7 +141,7 @@ def oracle(
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.lists(facts, min_size=6, max_size=6), statements, st.integers(30, 220))
 def test_it_is_what_a_simple_oracle_says(scored, decided, stated, hours):
