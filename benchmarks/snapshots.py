@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from benchmarks.server.site import ROOT, promote_a_model, site
@@ -88,7 +89,7 @@ def measured(rows: int) -> dict[str, Any]:
         from training.models import Dataset
 
         dataset = Dataset.objects.get()
-        size = os.path.getsize(dataset.file)
+        size = Path(dataset.file).stat().st_size
     return {
         "rows": dataset.rows,
         "seconds": round(seconds, 1),

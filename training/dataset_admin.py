@@ -17,6 +17,7 @@ from engine.errors import InvalidDataset, SentinelleError
 from training.datasets import dataset_delete
 from training.models import Dataset
 from training.pipeline.local_file import local_file
+from training.report_traffic import labels_told
 
 DOWNLOADS = {"data": "data.parquet", "rejects": "rejects.csv"}
 
@@ -34,7 +35,7 @@ class DatasetAdmin(ReadOnlyAdmin):
         (None, {"fields": ["name", "train_link", "downloads", "created_at"]}),
         ("Content", {"fields": ["rows_count", "frauds_count", "fraud_rate", "period"]}),
         ("Rejected rows", {"fields": ["rejected_count", "reject_reasons"]}),
-        ("Labels and attributes", {"fields": ["label_delay", "attributes"]}),
+        ("Labels and attributes", {"fields": ["label_delay", "recorded_traffic", "attributes"]}),
         ("Origin", {"fields": ["preset", "mapping", "columns", "fingerprint", "location"]}),
     ]
 
@@ -108,6 +109,18 @@ class DatasetAdmin(ReadOnlyAdmin):
         facts = ["each row says when its label was known"] if known else []
         facts += [f"{delay} after the transaction" if delay else "the data set does not say"]
         return ", else ".join(facts)
+
+    @admin.display(description="recorded traffic")
+    def recorded_traffic(self, dataset: Dataset) -> str:
+        traffic = dataset.summary.get("traffic")
+        if not traffic:
+            return "-"
+        moments = (traffic[name][:16] for name in ("since", "until", "as_of"))
+        begin, end, known = (moment.replace("T", " ") for moment in moments)
+        period = f"Decisions from {begin} to {end}, as known at {known} UTC"
+        counts = (f"{count} {words}" for count, words in labels_told(traffic["counts"]))
+        told = ((line,) for line in (period, *counts))
+        return format_html_join("", "<div>{}</div>", told)
 
     @admin.display(description="attributes")
     def attributes(self, dataset: Dataset) -> str:

@@ -12,6 +12,7 @@ LABELS = {
     "blocked_unlabelled": "blocked and not labelled: not used",
     "too_recent": "too recent to be labelled: not used",
     "history_only": "history of the others only",
+    "control_group": "let through as the control group, among those above",
 }
 CAUSES = {
     "sent": "sent by the caller",
@@ -57,11 +58,16 @@ def disagreements(report: Report) -> Table:
     )
 
 
+def labels_told(counts: Mapping[str, int]) -> list[tuple[str, str]]:
+    """How many transactions have which label, or why none."""
+    return [(f"{counts[name]:,}", words) for name, words in LABELS.items() if name in counts]
+
+
 def _labels(counts: Mapping[str, int]) -> Table:
     return Table(
         "Labels of the recorded traffic",
         ("label", "transactions"),
-        [(Cell(words), Cell(f"{counts[name]:,}")) for name, words in LABELS.items()],
+        [(Cell(words), Cell(count)) for count, words in labels_told(counts)],
     )
 
 

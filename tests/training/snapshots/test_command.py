@@ -8,14 +8,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from django.conf import settings
+from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
+from django.test import Client
 from django.utils import timezone
 
-from engine.features.catalogue import CATALOGUE, DAY
+from engine.features.catalogue import CATALOGUE, DAY, FEATURE_INDEX
 from scoring.models import ScoreRecord
 from tests.scoring.requests import request
 from tests.training import live_traffic
-from tests.training.snapshots.recorded import caller, send
+from tests.training.snapshots.recorded import caller, came_when_it_says, send
 from training.models import Dataset
 from training.pipeline.disagreement import compare
 from training.pipeline.features import Features
@@ -178,3 +180,32 @@ def test_values_of_other_definitions_are_computed_again(monkeypatch):
     history = np.full((4, len(covered)), -5.0)
     recorded.overlay(np.arange(4), history, DAY)
     assert (history == -5.0).all()
+
+
+def test_in_a_bucket(api, bucket, settings):
+    """What was recorded can be read when the copy on this machine is deleted."""
+    settings.DATA_DIR = f"gs://{bucket}/data"
+    for number in range(3):
+        body = request(transaction_id=f"t{number}", created_at=f"2026-01-0{number + 5}T12:00:00Z")
+        assert api.score(body).status_code == 200
+    dataset = snapshot()
+    assert dataset.file.startswith("gs://")
+    data = read_transactions(dataset.file)
+    values = data.recorded.values(np.arange(3))
+    counts = {
+        record.attempt.transaction_id: record.features["src_tx_count_out_30d"]
+        for record in ScoreRecord.objects.select_related("attempt")
+    }
+    found = values[:, FEATURE_INDEX["src_tx_count_out_30d"]].tolist()
+    assert found == [counts[name] for name in data.transaction_id.to_pylist()] == [0, 1, 2]
+
+
+def test_the_admin_tells_where_the_labels_come_from(api):
+    api.score(request())
+    came_when_it_says()
+    dataset = snapshot(as_of=NOW)
+    client = Client()
+    client.force_login(User.objects.create_superuser("ada"))
+    page = client.get(f"/admin/training/dataset/{dataset.pk}/change/").content.decode()
+    assert "as known at 2026-01-31 00:00 UTC" in page
+    assert "1 taken as legitimate" in page

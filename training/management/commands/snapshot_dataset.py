@@ -14,16 +14,7 @@ from training.management.commands.import_dataset import parse_size
 from training.management.commands.simulate import parse_date
 from training.models import Dataset
 from training.pipeline.durations import format_duration, parse_duration
-
-SAID = {
-    "labelled_fraud": "labelled as fraud",
-    "labelled_legitimate": "labelled as legitimate",
-    "taken_as_legitimate": "taken as legitimate: approved or reviewed, and older than the delay",
-    "blocked_unlabelled": "blocked and not labelled: nobody knows",
-    "too_recent": "too recent to be labelled: nobody knows yet",
-    "history_only": "history of the others only",
-    "control_group": "of them let through as the control group",
-}
+from training.report_traffic import labels_told
 
 
 def parse_delay(text: str) -> int:
@@ -100,8 +91,8 @@ labelled, and that nobody has labelled, is never taken for legitimate. docs/data
                 counts = dataset.summary["traffic"]["counts"]
         finally:
             shown.end()
-        for name, words in SAID.items():
-            self.stdout.write(f"{counts[name]:>12,}  {words}")
+        for count, words in labels_told(counts):
+            self.stdout.write(f"{count:>12}  {words}")
         if not options["dry_run"]:
             self._report(dataset)
 
