@@ -13,11 +13,18 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.db import IntegrityError, InterfaceError, OperationalError, connection, transaction
+from django.db import (
+    DatabaseError,
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+    connection,
+    transaction,
+)
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
-from engine.errors import RunRefused, SentinelleError, StoreUnavailable
+from engine.errors import InvalidDataset, RunRefused, SentinelleError, StoreUnavailable
 from engine.features.catalogue import LABEL_DELAY
 from training import selectors, services
 from training.models import (
@@ -127,22 +134,28 @@ def _start(
 
 def _snapshot(schedule: RetrainingSchedule, due: datetime) -> Dataset:
     """The data set of the days before `due`, with the labels that were known then: the same
-    whenever it is made, so one that a worker left behind is used.
+    whenever it is made, so one that a worker left behind is used, and one that another worker
+    finished while we made ours.
 
     Raises InvalidDataset.
     """
     name = f"{schedule.name}-{schedule.days}d-{due:%Y%m%d-%H%M%S}"
-    made = Dataset.objects.filter(name=name, preset=TRAFFIC).first()
-    if made is not None:
+    found = Dataset.objects.filter(name=name, preset=TRAFFIC)
+    if made := found.first():
         return made
     delay = decode_options(schedule.options).label_delay_us
-    return snapshot_create(
-        name=name,
-        days=schedule.days,
-        as_of=due,
-        label_delay=LABEL_DELAY if delay is None else delay,
-        model=schedule.model.name,
-    )
+    try:
+        return snapshot_create(
+            name=name,
+            days=schedule.days,
+            as_of=due,
+            label_delay=LABEL_DELAY if delay is None else delay,
+            model=schedule.model.name,
+        )
+    except (InvalidDataset, IntegrityError):
+        if made := found.first():
+            return made
+        raise
 
 
 def _settle(schedule: RetrainingSchedule, due: datetime, *, message: str, now: datetime) -> bool:
@@ -241,6 +254,10 @@ def _lease_kept(schedule: RetrainingSchedule) -> Iterator[None]:
 def _renew(schedule: RetrainingSchedule, over: threading.Event) -> None:
     try:
         while not over.wait(settings.TRAINING_LEASE_SECONDS / 3):
-            _held(schedule).update(lease_until=_lease(timezone.now()))
+            try:
+                _held(schedule).update(lease_until=_lease(timezone.now()))
+            except (DatabaseError, InterfaceError) as error:
+                logger.warning("Schedule %s: its lease was not renewed: %s", schedule.name, error)
+                connection.close()
     finally:
         connection.close()

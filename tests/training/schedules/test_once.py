@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
@@ -11,11 +12,12 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
-from django.db import transaction
+from django.db import IntegrityError, InterfaceError, OperationalError, transaction
 from django.utils import timezone
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from engine.errors import InvalidDataset
 from tests.scoring.server import database_url
 from tests.training.schedules.support import MONDAY, end_runs, make_schedule, run_due
 from tests.training.support import in_thread, make_dataset, wait_until
@@ -168,6 +170,43 @@ def test_a_snapshot_that_a_dead_worker_left_is_used(fraud, monkeypatch):
             "model": "fraud",
         }
     ]
+
+
+@pytest.mark.parametrize("error", [InvalidDataset("It is taken."), IntegrityError("UNIQUE")])
+def test_a_snapshot_that_another_worker_finished_first_is_used(fraud, monkeypatch, error):
+    schedule = make_schedule(days=30)
+
+    def come_second(**facts):
+        make_dataset(facts["name"], preset="traffic")
+        raise error
+
+    monkeypatch.setattr(schedule_runs, "snapshot_create", come_second)
+    run = run_due(schedule, NIGHT)
+    assert run.dataset.name == "nightly-30d-20260303-030000"
+    schedule.refresh_from_db()
+    assert schedule.message == ""
+
+
+@pytest.mark.parametrize("error", [OperationalError("locked"), InterfaceError("closed")])
+def test_a_lease_that_could_not_be_renewed_is_renewed_later(fraud, monkeypatch, settings, error):
+    settings.TRAINING_LEASE_SECONDS = 0.15
+    schedule, lease, failed = make_schedule(days=30), schedule_runs._lease, []
+    me = threading.get_ident()
+
+    def fail_once(now):
+        if threading.get_ident() != me and not failed:
+            failed.append(now)
+            raise error
+        return lease(now)
+
+    def be_slow(**facts):
+        row = RetrainingSchedule.objects.filter(pk=schedule.pk, lease_until__gt=timezone.now())
+        wait_until(lambda: failed and row.exists(), 5)
+        return make_dataset(facts["name"], preset="traffic")
+
+    monkeypatch.setattr(schedule_runs, "_lease", fail_once)
+    monkeypatch.setattr(schedule_runs, "snapshot_create", be_slow)
+    assert run_due(schedule, NIGHT) is not None
 
 
 SLOW = """
