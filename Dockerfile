@@ -1,4 +1,4 @@
-# One image for every part: web (the default command), worker, beat and training jobs.
+# One image for every part: web (the default command), workers, beat and training jobs.
 #   docker build --tag sentinelle .
 #   docker run --env-file .env --publish 8000:8000 sentinelle
 # docs/image.md: without a Docker daemon.

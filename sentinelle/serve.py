@@ -3,7 +3,8 @@
     python -m sentinelle.serve [--demo]
 
 Makes the home when there is none, migrates, and becomes supervisord, which runs Valkey, gunicorn,
-a Celery worker and Celery beat, restarts what dies, and ends them all together.
+two Celery workers (one for short tasks, one that trains) and Celery beat, restarts what dies, and
+ends them all together.
 """
 
 import argparse
@@ -78,10 +79,17 @@ def supervisor_config(home: Home) -> str:
     """The supervisor's configuration for this home."""
     valkey: list[str | Path] = [get_binary_path(), "--port", "0", "--dir", home.root]
     celery: list[str | Path] = [BIN / "celery", "--app", "sentinelle"]
+
+    def worker(name: str, queue: str, processes: int) -> list[str | Path]:
+        # The supervisor reads %% as a percent sign, and Celery %h as the machine's name.
+        names = ["--hostname", f"{name}@%%h", "--queues", queue]
+        return [*celery, "worker", *names, "--concurrency", str(processes), "--loglevel", "INFO"]
+
     programs: dict[str, list[str | Path]] = {
         "valkey": [*valkey, "--unixsocket", home.valkey_socket, "--unixsocketperm", "700"],
         "web": [BIN / "gunicorn", "--config", BASE_DIR / "gunicorn.conf.py", "sentinelle.wsgi"],
-        "worker": [*celery, "worker", "--concurrency", "2", "--loglevel", "INFO"],
+        "worker": worker("worker", "sentinelle", 2),
+        "trainer": worker("trainer", "training", env_int("TRAINING_CONCURRENCY", 2, 1, 64)),
         "beat": [*celery, "beat", "--pidfile="],
     }
     sections = [
@@ -92,7 +100,7 @@ def supervisor_config(home: Home) -> str:
     for priority, (name, words) in enumerate(programs.items(), start=1):
         command = shlex.join(str(word) for word in words)
         # A worker told to terminate would wait for hours of training; to quit, it ends its run.
-        stop_signal = "QUIT" if name == "worker" else "TERM"
+        stop_signal = "QUIT" if name in ("worker", "trainer") else "TERM"
         sections.append(
             f"[program:{name}]\ncommand={command}\ndirectory={BASE_DIR}\n"
             f"priority={priority}\nautorestart=true\nstartsecs=2\nstartretries=10\n"

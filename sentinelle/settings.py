@@ -237,6 +237,14 @@ CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_TASK_DEFAULT_QUEUE = "sentinelle"
+# What takes minutes or hours has a queue and a worker of its own: it never keeps the short tasks
+# waiting, which stop machines, look at runs elsewhere and end what nobody answers for.
+CELERY_TASK_QUEUES: dict[str, dict[str, str]] = {"sentinelle": {}, "training": {}}
+CELERY_TASK_ROUTES = {
+    "training.tasks.run_train": {"queue": "training"},
+    "training.tasks.run_schedule": {"queue": "training"},
+    "training.tasks.import_upload": {"queue": "training"},
+}
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True

@@ -117,5 +117,5 @@ def test_the_supervisor_understands_a_path_with_spaces(tmp_path: Path) -> None:
     options = ServerOptions()
     options.realize(["-c", str(config)])
     programs = {group.name: group.process_configs[0] for group in options.process_group_configs}
-    assert list(programs) == ["valkey", "web", "worker", "beat"]
+    assert list(programs) == ["valkey", "web", "worker", "trainer", "beat"]
     assert str(home.valkey_socket) in programs["valkey"].command

@@ -9,6 +9,7 @@ from django.db import transaction
 from kombu.exceptions import OperationalError as BrokerError
 
 logger = logging.getLogger(__name__)
+# For a run that its worker stays with, in the queue of long tasks; any other is taken in steps.
 RUN_TRAIN = "training.tasks.run_train"
 STEP_RUN = "training.tasks.step_run"
 AFTER_RUN = "training.tasks.after_run"
@@ -22,10 +23,10 @@ def send(task: str, run_id: uuid.UUID, **options: Any) -> None:
         logger.warning("The message of run %s could not be sent yet: %s", run_id, error)
 
 
-def send_task(task: str, **arguments: Any) -> None:
+def send_task(task: str, *, expires: float | None = None, **arguments: Any) -> None:
     """Send any message, likewise."""
     try:
-        current_app.send_task(task, kwargs=arguments)
+        current_app.send_task(task, kwargs=arguments, expires=expires)
     except BrokerError as error:
         logger.warning("The message %s %s could not be sent yet: %s", task, arguments, error)
 

@@ -77,6 +77,7 @@ def run_create(
         rows = min(sample or data.rows, data.rows)
         choice = choose(rows, options, model=model, given=resources)
         launcher, reason = choice.launcher, choice.reason
+    is_attached = launcher_named(launcher).is_attached
     run = TrainingRun(
         model=registered,
         version=version,
@@ -93,7 +94,7 @@ def run_create(
         then=then,
         created_at=now,
         enqueued_at=now,
-        next_step_at=None if launcher_named(launcher).is_attached else now,
+        next_step_at=None if is_attached else now,
     )
     checked(run, error=RunRefused, validate_constraints=False)
     runs_fail_abandoned(now=now)
@@ -108,7 +109,8 @@ def run_create(
             # Another request made it between our look and our insert.
             _refuse_taken_version(registered, version)
             raise
-        messages.send_on_commit(messages.RUN_TRAIN, run.pk)
+        task = messages.RUN_TRAIN if is_attached else messages.STEP_RUN
+        messages.send_on_commit(task, run.pk)
     return run
 
 
@@ -256,7 +258,8 @@ def runs_send_again(*, now: datetime) -> int:
     sent = 0
     for pk in list(stale.values_list("pk", flat=True)):
         if stale.filter(pk=pk).update(enqueued_at=now):
-            messages.send(messages.RUN_TRAIN, pk)
+            # While the workers that train are busy these would only pile up.
+            messages.send(messages.RUN_TRAIN, pk, expires=RESEND_SECONDS)
             sent += 1
     return sent
 

@@ -12,14 +12,14 @@ from training.execution import run_execute
 
 @shared_task(bind=True)  # type: ignore[untyped-decorator]
 def run_train(self: Any, *, run_id: str) -> None:
-    """Execute a queued training run, or take its first step. It is never retried: a failed run is
-    started again by a person, who has read why."""
+    """Execute a queued run that the worker stays with. It is never retried: a failed run is started
+    again by a person, who has read why."""
     run_execute(run_id, worker=_name(self))
 
 
 @shared_task(bind=True)  # type: ignore[untyped-decorator]
 def step_run(self: Any, *, run_id: str) -> None:
-    """Take the next step of a run that no worker stays with."""
+    """Take the first or the next step of a run that no worker stays with."""
     run_execute(run_id, worker=_name(self))
 
 

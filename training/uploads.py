@@ -143,7 +143,8 @@ def uploads_recover(*, now: datetime) -> int:
     sent = 0
     for pk in list(lost.values_list("pk", flat=True)):
         if lost.filter(pk=pk).update(enqueued_at=now):
-            _send(pk)
+            # While the workers are busy these would only pile up.
+            _send(pk, expires=RESEND_SECONDS)
             sent += 1
     return sent
 
@@ -290,5 +291,5 @@ def _delete_file(upload: DatasetUpload) -> None:
         logger.warning("The file of an upload stays in the storage: %s", error)
 
 
-def _send(upload_id: int) -> None:
-    transaction.on_commit(lambda: send_task(IMPORT_UPLOAD, upload_id=upload_id))
+def _send(upload_id: int, expires: float | None = None) -> None:
+    transaction.on_commit(lambda: send_task(IMPORT_UPLOAD, upload_id=upload_id, expires=expires))

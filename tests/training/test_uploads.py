@@ -43,7 +43,7 @@ def place(request: pytest.FixtureRequest, settings: Any, tmp_path: Path) -> str:
 def messages(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The uploads that a worker was told of; no worker runs."""
     sent: list[int] = []
-    monkeypatch.setattr(uploads, "send_task", lambda _, upload_id: sent.append(upload_id))
+    monkeypatch.setattr(uploads, "send_task", lambda _, upload_id, **__: sent.append(upload_id))
     monkeypatch.setattr(uploads, "BEAT_SECONDS", 0.02)
     return sent
 

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from datetime import timedelta
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 import redis
+from celery import current_app
 from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.utils import timezone
@@ -28,6 +30,7 @@ from training.pipeline.simulate import simulate
 
 pytestmark = pytest.mark.django_db(transaction=True)
 ROWS = 60_000
+QUEUES = ("sentinelle", "training")
 COMMAND = (sys.executable, "-m", "celery", "--app", "sentinelle", "worker", "--concurrency", "1")
 
 
@@ -55,11 +58,11 @@ def dataset(transactional_db, simulated) -> Iterator[None]:
 class Worker:
     """A Celery worker on the tests' database."""
 
-    def __init__(self, log: Path, pool: str) -> None:
+    def __init__(self, log: Path, pool: str, queues: str) -> None:
         self.log = log
         with log.open("w") as output:
             self.process = subprocess.Popen(
-                [*COMMAND, "--pool", pool],
+                [*COMMAND, "--pool", pool, "--hostname", f"{log.stem}@%h", "--queues", queues],
                 env=os.environ | {"DATABASE_URL": database_url()},
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -79,8 +82,8 @@ class Worker:
 def start_worker(tmp_path):
     workers = []
 
-    def start(pool: str = "prefork") -> Worker:
-        workers.append(Worker(tmp_path / f"worker-{len(workers)}.log", pool))
+    def start(pool: str = "prefork", queues: str = "sentinelle,training") -> Worker:
+        workers.append(Worker(tmp_path / f"worker-{len(workers)}.log", pool, queues))
         return workers[-1]
 
     yield start
@@ -89,8 +92,14 @@ def start_worker(tmp_path):
         print(worker.log.read_text())
 
 
-def create() -> TrainingRun:
-    return services.run_create(dataset="sales", version="1.0.0")
+def create(version: str = "1.0.0") -> TrainingRun:
+    return services.run_create(dataset="sales", version=version)
+
+
+def in_queue(name: str) -> list[dict[str, Any]]:
+    """The messages that wait, the oldest first."""
+    waiting = redis.Redis.from_url(settings.REDIS_URL).lrange(name, 0, -1)
+    return [msgspec.json.decode(message) for message in reversed(waiting)]
 
 
 def program_at_work(run: TrainingRun) -> int:
@@ -186,6 +195,46 @@ def test_a_killed_worker_takes_its_program_along_and_the_run_starts_again(start_
     again = ended(services.run_restart(run), 120)
     assert again.state == RunState.SUCCEEDED, again.error
     assert ModelVersion.objects.get().training_run_id == again.pk
+
+
+def test_long_tasks_keep_no_short_one_waiting(start_worker):
+    start_worker("solo", "training")
+    start_worker("solo", "sentinelle")
+    busy, left = create(), create("1.1.0")
+    program = program_at_work(busy)
+    past = timezone.now() - timedelta(minutes=1)
+    TrainingRun.objects.filter(pk=left.pk).update(state=RunState.STARTING, lease_until=past)
+    # What beat sends, while one run has the trainer and the message of another waits for it.
+    current_app.send_task("training.tasks.fail_abandoned_runs")
+    wait_until(lambda: ended(left, 10).settled_at, 10, "what follows its end is done too")
+    assert is_alive(program)
+    services.run_cancel(busy, now=timezone.now())
+    ended(busy)
+
+
+@pytest.mark.parametrize(
+    ("task", "queue"),
+    [
+        ("run_train", "training"),
+        ("run_schedule", "training"),
+        ("import_upload", "training"),
+        ("step_run", "sentinelle"),
+        ("after_run", "sentinelle"),
+        ("guard_machines", "sentinelle"),
+    ],
+)
+def test_each_kind_of_task_has_its_queue(task, queue):
+    current_app.send_task(f"training.tasks.{task}")
+    assert [name for name in QUEUES if in_queue(name)] == [queue]
+
+
+def test_a_message_that_is_sent_again_expires_before_the_next():
+    create()
+    [first] = in_queue("training")
+    assert first["headers"]["expires"] is None
+    services.runs_recover(now=timezone.now() + timedelta(seconds=61))
+    _, again = in_queue("training")
+    assert again["headers"]["expires"] is not None
 
 
 def test_a_run_whose_message_was_lost_is_sent_again(start_worker):
