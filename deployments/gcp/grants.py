@@ -23,6 +23,7 @@ SECRETS = {
 }
 # The folders of the bucket, as the settings name them and builds use them.
 DATA, RUNS, ARTIFACTS, BUILDS, SOURCE = "data", "runs", "artifacts", "builds", "source"
+TITLE = "Sentinelle: "  # how the title of each of our conditions begins
 
 
 class Names(NamedTuple):
@@ -82,10 +83,10 @@ def grants(names: Names) -> list[Grant]:
         Grant(SERVING, f"{storage}.objectViewer", bucket,
               "loads bundles", _within(names, ARTIFACTS)),
         Grant(TRAINING, f"{storage}.objectViewer", bucket,
-              "reads its data set, and the program on a machine without an image",
-              _within(names, DATA, SOURCE)),
+              "reads its data set, the champion, and the program on a machine without an image",
+              _within(names, DATA, ARTIFACTS, SOURCE)),
         Grant(TRAINING, f"{storage}.objectUser", bucket,
-              "writes its run folder and its bundle", _within(names, RUNS, ARTIFACTS)),
+              "writes its run folder, its bundle in it", _within(names, RUNS)),
         Grant(BUILD, f"{storage}.objectViewer", bucket,
               "reads the source", _within(names, BUILDS)),
         Grant(BUILD, f"{registry}.writer", repository, "pushes the image"),
@@ -157,8 +158,11 @@ def places(names: Names) -> dict[str, Place]:
 
 
 def merged(policy: Mapping[str, Any], given: Iterable[Grant], names: Names) -> dict[str, Any]:
-    """`policy` with what is missing of `given`; the same when nothing is."""
-    bindings = [dict(binding) for binding in policy.get("bindings", ())]
+    """`policy` with what is missing of `given` and without what it replaces; the same when there is
+    neither."""
+    given = list(given)
+    bindings = [_without_replaced(binding, given, names) for binding in policy.get("bindings", ())]
+    bindings = [binding for binding in bindings if binding["members"]]
     for grant in given:
         member = f"serviceAccount:{names.account(grant.account)}"
         condition = _condition(grant)
@@ -177,10 +181,29 @@ def merged(policy: Mapping[str, Any], given: Iterable[Grant], names: Names) -> d
     return {**policy, "version": 3, "bindings": bindings}
 
 
+def _without_replaced(
+    binding: Mapping[str, Any], given: Iterable[Grant], names: Names
+) -> dict[str, Any]:
+    """A binding without the accounts that it let into other folders than they are given now. Only
+    what has our title: what somebody else gave stays."""
+    condition = binding.get("condition")
+    is_ours = condition and condition.get("title", "").startswith(TITLE)
+    if not is_ours or not binding["role"].startswith("roles/storage."):
+        return dict(binding)
+    current = {
+        f"serviceAccount:{names.account(grant.account)}"
+        for grant in given
+        if grant.role == binding["role"] and _same(condition, _condition(grant))
+    }
+    ours = {f"serviceAccount:{names.account(account)}" for account in ACCOUNTS}
+    members = [each for each in binding["members"] if each in current or each not in ours]
+    return {**binding, "members": members}
+
+
 def _condition(grant: Grant) -> dict[str, str] | None:
     if not grant.condition:
         return None
-    return {"title": f"Sentinelle: {grant.why}"[:100], "expression": grant.condition}
+    return {"title": f"{TITLE}{grant.why}"[:100], "expression": grant.condition}
 
 
 def _same(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:

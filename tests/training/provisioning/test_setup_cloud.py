@@ -122,6 +122,36 @@ def test_what_is_there_and_differs_is_changed_and_the_rest_is_kept(
     assert [done for done in carry_out() if done.change] == []
 
 
+def test_folders_that_an_account_was_let_into_before_are_taken_back(
+    google: GoogleServer, project: ProjectApi
+) -> None:
+    carry_out()
+    place = "/storage/v1/b/test-project-ml-data"
+    training = "serviceAccount:sentinelle-training@test-project.iam.gserviceaccount.com"
+    wider = {
+        "role": "roles/storage.objectUser",
+        "members": [training],
+        "condition": {
+            "title": "Sentinelle: writes its run folder and its bundle",
+            "expression": 'resource.name.startsWith("…/runs/") || '
+            'resource.name.startsWith("…/artifacts/")',
+        },
+    }
+    before = project.state()
+    theirs = {**wider, "condition": {**wider["condition"], "title": "by hand"}}  # type: ignore[dict-item]
+    project.policies[place]["bindings"] += [wider, theirs]
+    assert [done.change.words for done in carry_out() if done.change] == ["roles given"]
+    bindings = project.policies[place]["bindings"]
+    assert theirs in bindings
+    bindings.remove(theirs)
+    assert project.state() == before
+    writes = [b["condition"]["expression"] for b in bindings
+              if training in b["members"] and b["role"] == "roles/storage.objectUser"]  # fmt: skip
+    assert len(writes) == 1
+    assert "/objects/runs/" in writes[0]
+    assert "/objects/artifacts/" not in writes[0]
+
+
 @pytest.mark.parametrize("how", ["drop", "late"])
 def test_interrupted_at_any_call_it_goes_on(
     how: str, google: GoogleServer, project: ProjectApi, run: RunApi
