@@ -151,11 +151,12 @@ class VmLauncher:
         """Start a machine that is off, once it is ours."""
         place = machine.place
         _refuse_taken(machine, launch.run_id)
+        # Labelled first: whatever fails from here on, the guard sees the machine and lets go of it.
+        if machine.labels.get(machines.LABEL) != machines.LABEL_VALUE:
+            self._wait(place, machines.set_label(machine))
         changes: dict[str, str | None] = {IMAGE: None, SOURCE: None, KEEP: None}
         changes[BEFORE] = machine.instance.last_start_timestamp or None
         self._wait(place, machines.set_metadata(machine, changes | _attributes(launch, resources)))
-        if machine.labels.get(machines.LABEL) != machines.LABEL_VALUE:
-            self._wait(place, machines.set_label(machine))
         if machine.machine_type != resources.machine_type:
             self._wait(place, machines.set_machine_type(machine, resources.machine_type))
         self._wait(place, machines.set_time_limit(machine, resources.max_run_s))

@@ -162,6 +162,15 @@ def test_a_machine_made_otherwise_gets_label_limit_and_type(compute, launcher, s
     assert instance.machine_type.endswith("/e2-small")
 
 
+def test_a_machine_is_taken_only_once_the_guard_can_see_it(compute, launcher, stand_in):
+    compute.add_foreign(MACHINE)
+    words = "Required 'compute.instances.setLabels' permission for 'projects/test-project'"
+    compute.google.fault("/setLabels", "PERMISSION_DENIED", words)
+    with pytest.raises(CloudError, match="setLabels"):
+        launcher.start(stand_in("succeed"))
+    assert "sentinelle-run" not in compute.metadata_of(MACHINE)
+
+
 def test_a_machine_that_restarts_goes_on_with_its_run(compute, launcher, stand_in):
     run = stand_in("hang")
     handle = launcher.start(run)
