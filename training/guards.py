@@ -7,12 +7,15 @@ guards.
 
 import logging
 import uuid
+from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from django.conf import settings
 from django.core.cache import cache
+from django.db import DatabaseError
+from django.db.models import Q
 
 from deployments.gcp import machines
 from deployments.gcp.errors import CloudError
@@ -30,6 +33,8 @@ BY = "machine guard"
 # somebody whose database is another one.
 GRACE_SECONDS = 600.0
 SIGHTING_SECONDS = 7 * 86_400
+# Google lets a machine be on for at most this long; and how much longer we look after it.
+LONGEST, AFTER = timedelta(days=120), timedelta(days=1)
 ON = ("PROVISIONING", "STAGING", "RUNNING", "REPAIRING")
 
 
@@ -48,17 +53,30 @@ def machines_guard(*, now: datetime, grace_s: float = GRACE_SECONDS) -> int:
     Google's are not compared with ours.
     """
     return sum(
-        _guard(machine, now, grace_s) for project in _projects() for machine in _listed(project)
+        _guard_alone(machine, now, grace_s)
+        for project in _projects(now)
+        for machine in _listed(project)
     )
 
 
-def _projects() -> set[str]:
-    """Where there may be machines: the settings' project, and those of runs that are going on."""
-    resources = TrainingRun.objects.filter(launcher="vm", state__in=ACTIVE).values_list(
-        "resources", flat=True
-    )
-    named = {settings.GOOGLE_CLOUD_PROJECT, *(given.get("project", "") for given in resources)}
-    return named - {""}
+def _projects(now: datetime) -> set[str]:
+    """Where there may be machines: the settings' project, and those of runs that are going on or
+    ended so lately that Google's own limit may not have stopped their machines yet."""
+    runs = TrainingRun.objects.filter(
+        Q(state__in=ACTIVE) | Q(finished_at__gt=now - LONGEST - AFTER), launcher="vm"
+    ).values_list("resources", "finished_at")
+    given = {
+        resources.get("project", "")
+        for resources, finished_at in runs
+        if finished_at is None or now - finished_at < _limit(resources) + AFTER
+    }
+    return {settings.GOOGLE_CLOUD_PROJECT, *given} - {""}
+
+
+def _limit(resources: Mapping[str, Any]) -> timedelta:
+    """How long its machine could be on."""
+    seconds = resources.get("max_run_s")
+    return timedelta(seconds=seconds) if isinstance(seconds, int) else LONGEST
 
 
 def _listed(project: str) -> list[Listed]:
@@ -70,6 +88,15 @@ def _listed(project: str) -> list[Listed]:
         level = logging.ERROR if is_used else logging.DEBUG
         logger.log(level, "The training machines of %s can't be guarded: %s", project, error)
         return []
+
+
+def _guard_alone(machine: Listed, now: datetime, grace_s: float) -> bool:
+    """Guard a machine; what goes wrong with it must not keep the others on."""
+    try:
+        return _guard(machine, now, grace_s)
+    except Exception:
+        logger.exception("The machine %s can't be guarded", machine.place)
+        return False
 
 
 def _guard(machine: Listed, now: datetime, grace_s: float) -> bool:
@@ -127,11 +154,12 @@ def _is_silent(run: TrainingRun, now: datetime) -> bool:
         return False
     # Nobody may have looked: then the run folder has another heartbeat than the last one seen.
     try:
-        progress = msgspec.json.decode(open_store(run.folder).read(PROGRESS))
+        content = open_store(run.folder).read(PROGRESS)
+        progress = msgspec.json.decode(content, type=dict[str, Any])
     except ObjectMissing:
         return True
-    except StoreUnavailable as error:
-        logger.warning("The run folder of %s can't be read: %s", run.pk, error)
+    except (StoreUnavailable, msgspec.DecodeError, UnicodeDecodeError) as error:
+        logger.warning("The progress of the run %s can't be read: %s", run.pk, error)
         return False
     return bool(progress.get("heartbeat_at", "") == run.heartbeat_text)
 
@@ -148,5 +176,9 @@ def _seen_long_enough(machine: Listed, verdict: Verdict, now: datetime) -> bool:
 def _tell(machine: Listed, verdict: Verdict, now: datetime) -> None:
     message = f"The machine {machine.place} was on although {verdict.why}: it was told to stop."
     logger.warning(message)
-    if verdict.run is not None:
+    if verdict.run is None:
+        return
+    try:
         note(verdict.run.pk, message, BY, now)
+    except (DatabaseError, TrainingRun.DoesNotExist):
+        logger.exception("The timeline of the run %s does not say so", verdict.run.pk)

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 from django.core.cache import cache
+from django.db import DatabaseError
 from django.utils import timezone
 
 from engine.store import open_store
@@ -12,6 +13,7 @@ from tests.bundles import seed_registry
 from tests.training.launchers.conformance import write_behaviour
 from tests.training.machines.conftest import MACHINE, PROJECT, RESOURCES, ended, until
 from tests.training.support import make_run
+from training import guards
 from training import machines as by_hand
 from training.guards import GRACE_SECONDS, machines_guard
 from training.launchers import Launch
@@ -192,6 +194,59 @@ def test_a_stop_that_google_refuses_is_told_and_tried_again(only_us, running, ca
     assert "should be off because its run is over (failed)" in caplog.text
     assert machines_guard(now=timezone.now()) == 1
     assert off(only_us)
+
+
+def test_a_machine_that_cannot_be_guarded_keeps_no_other_on(only_us, running, settings, caplog):
+    """Whether the first was seen before is asked of a cache that does not answer."""
+    by_hand.machine_create(VmResources(project=PROJECT, zone="us-central1-a", machine="another"))
+    run = running("succeed")
+    TrainingRun.objects.filter(pk=run.pk).update(state=RunState.FAILED)
+    nobody = {"BACKEND": "django.core.cache.backends.redis.RedisCache"}
+    settings.CACHES = {"default": nobody | {"LOCATION": "redis://127.0.0.1:1"}}
+    assert machines_guard(now=timezone.now()) == 1
+    until(lambda: only_us.running() == ["another"])
+    assert "The machine another (us-central1-a, project test-project) can't be" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"[]", b'{"a": "\xff"}'], ids=["half", "other", "no-text"]
+)
+def test_progress_that_cannot_be_read_is_no_silence(only_us, running, settings, content, caplog):
+    run = running("silent")
+    only_us.machine(MACHINE).crash()  # so that its program writes no more
+    open_store(run.folder).write("progress.json", content)
+    later = timezone.now() + timedelta(seconds=2 * settings.TRAINING_SILENCE_SECONDS + 1)
+    assert machines_guard(now=later) == 0
+    assert f"The progress of the run {run.pk} can't be read" in caplog.text
+    assert only_us.running() == [MACHINE]
+
+
+def test_a_machine_is_stopped_also_when_its_timeline_cannot_be_written(
+    only_us, running, monkeypatch, caplog
+):
+    run = running("succeed")
+    TrainingRun.objects.filter(pk=run.pk).update(state=RunState.FAILED)
+
+    def refuse(*_):
+        raise DatabaseError("the disk is full")
+
+    monkeypatch.setattr(guards, "note", refuse)
+    assert machines_guard(now=timezone.now()) == 1
+    assert off(only_us)
+    assert "the disk is full" in caplog.text
+
+
+@pytest.mark.parametrize(("hours", "stopped"), [(24, 1), (26, 0)])
+def test_a_project_of_runs_that_ended_is_looked_after_for_a_day(
+    only_us, running, settings, hours, stopped
+):
+    """A day more than their machines' limit, which is an hour."""
+    run = running("succeed")
+    settings.GOOGLE_CLOUD_PROJECT = "another-project"
+    now = timezone.now()
+    ended_at = now - timedelta(hours=hours)
+    TrainingRun.objects.filter(pk=run.pk).update(state=RunState.FAILED, finished_at=ended_at)
+    assert machines_guard(now=now) == stopped
 
 
 def test_a_list_that_google_refuses_is_told(only_us, running, caplog):
