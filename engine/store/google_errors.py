@@ -12,6 +12,14 @@ DAMAGE_ATTEMPTS = 3
 # What a bucket says that was told another checksum than that of what it received.
 _REFUSED_CHECKSUM = re.compile("crc32c|md5|hash|checksum", re.IGNORECASE)
 
+# Whoever has the address of an upload's session may write, without an account.
+_SESSION = re.compile(r"upload_id=[^\s&'\"<>)]+")
+
+
+def told(error: object) -> str:
+    """An error's words without the address of an upload's session."""
+    return _SESSION.sub("upload_id=…", str(error))
+
 
 @contextmanager
 def translated(where: str, missing: Exception | None = None) -> Iterator[None]:
@@ -43,18 +51,20 @@ def translated(where: str, missing: Exception | None = None) -> Iterator[None]:
     except NotFound:
         raise (missing or ObjectMissing(f"There is no {where}.")) from None
     except PreconditionFailed as error:
-        raise ObjectDamaged(f"{where} changed while it was transferred: {error}") from error
+        raise ObjectDamaged(f"{where} changed while it was transferred: {told(error)}") from _cause(
+            error
+        )
     except DataCorruption as error:
-        raise damaged(where, str(error)) from error
+        raise damaged(where, told(error)) from _cause(error)
     except BadRequest as error:
         if _REFUSED_CHECKSUM.search(str(error)):
-            raise damaged(where, str(error)) from error
-        raise StoreUnavailable(f"The bucket refused {where}: {error}") from error
+            raise damaged(where, told(error)) from _cause(error)
+        raise StoreUnavailable(f"The bucket refused {where}: {told(error)}") from _cause(error)
     except Forbidden as error:
         raise StoreUnavailable(
-            f"Access to {where} was refused: {error}. Give this process's service account the "
-            "role Storage Object User (roles/storage.objectUser) on the bucket."
-        ) from error
+            f"Access to {where} was refused: {told(error)}. Give this process's service account "
+            "the role Storage Object User (roles/storage.objectUser) on the bucket."
+        ) from _cause(error)
     except (
         GoogleAPICallError,
         RetryError,
@@ -62,7 +72,14 @@ def translated(where: str, missing: Exception | None = None) -> Iterator[None]:
         requests.RequestException,
         urllib3.exceptions.HTTPError,
     ) as error:
-        raise StoreUnavailable(f"The bucket can't be used for {where}: {error}") from error
+        raise StoreUnavailable(f"The bucket can't be used for {where}: {told(error)}") from _cause(
+            error
+        )
+
+
+def _cause(error: Exception) -> Exception | None:
+    """The error, for the log, unless that would tell the address of a session."""
+    return error if told(error) == str(error) else None
 
 
 def damaged(name: str, how: str) -> ObjectDamaged:

@@ -11,6 +11,7 @@ import time
 from typing import Any, BinaryIO
 
 from engine.errors import StoreUnavailable
+from engine.store.google_errors import told
 from engine.store.names import Progress
 
 TIMEOUT = (10.0, 60.0)
@@ -75,13 +76,16 @@ def send(
     progress(0, size)
     with requests.Session() as session:
         while True:
+            lost = ""
             try:
                 if at is None:
                     answer = _ask(session, url, size)
                 else:
                     answer = _put(session, url, file, at, size, checksum, chunk_bytes)
             except requests.RequestException as error:
-                patience.wait(error)
+                lost = f"{type(error).__name__}: {told(error)}"
+            if lost:  # waited for out here: the error itself has the session's address
+                patience.wait(lost)
                 at = None
                 continue
             if answer.ok and answer.status_code != _INCOMPLETE:
@@ -97,7 +101,7 @@ def send(
                     patience.wait("it answers, and keeps nothing of what is sent")
                 at = stored
             elif answer.status_code in _AGAIN:
-                patience.wait(f"{answer.status_code} {answer.text[:200]}")
+                patience.wait(f"{answer.status_code} {told(answer.text)[:200]}")
                 at = None
             else:
                 raise _refusal(answer)
@@ -129,6 +133,7 @@ def _refusal(answer: Any) -> Exception:
     from google.api_core.exceptions import from_http_response
 
     if answer.status_code in _GONE:
-        return SessionLost(f"{answer.status_code} {answer.text[:200]}")
+        return SessionLost(f"{answer.status_code} {told(answer.text)[:200]}")
+    answer.request.url = told(answer.request.url)  # which the error tells
     error: Exception = from_http_response(answer)  # type: ignore[no-untyped-call]
     return error

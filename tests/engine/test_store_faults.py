@@ -6,9 +6,11 @@ enforces what Google enforces (tests.google.gcs).
 
 import base64
 import os
+import re
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -297,6 +299,19 @@ def test_a_permission_that_is_revoked_in_mid_upload_ends_it(
         store.upload("x", file, progress=revoke)
     gcs.calm()
     assert not store.exists("x")
+
+
+@pytest.mark.parametrize("fault", ["drop", "UNAVAILABLE", "PERMISSION_DENIED", "INVALID_ARGUMENT"])
+def test_the_address_of_an_uploads_session_is_told_nobody(
+    fault: str, bucket: str, gcs: CloudStorage, file: Path
+) -> None:
+    """Whoever has it may write, without an account; messages and logs are read by others."""
+    gcs.fault(CHUNK_CALL, fault, times=100)
+    with pytest.raises(StoreUnavailable) as refused:
+        impatient(bucket).upload("x", file)
+    logged = "".join(traceback.format_exception(refused.value))
+    assert re.findall(r"upload_id=[\w-]+", logged) == []
+    assert any(call.startswith("PUT ") and "upload_id=" in call for call in gcs.calls)
 
 
 def test_a_bucket_that_does_not_exist_is_named(bucket: str, file: Path) -> None:
