@@ -199,7 +199,7 @@ class TestRecovery:
 
     def test_a_lost_message_is_sent_again_once_a_minute(self, monkeypatch):
         sent = []
-        monkeypatch.setattr(messages, "send", lambda task, pk: sent.append((task, pk)))
+        monkeypatch.setattr(messages, "send", lambda task, pk, **_: sent.append((task, pk)))
         run = make_run()
         sent.clear()
         soon, later = NOW + timedelta(seconds=50), timezone.now() + timedelta(seconds=61)
