@@ -34,7 +34,7 @@ SECRET_KEY = env_str("SECRET_KEY") or HOME.secret_key
 if not SECRET_KEY:
     raise ImproperlyConfigured(
         "SECRET_KEY is not set. Set it to 50 random characters, or start with `make run`, "
-        "which makes a home with a key of its own."
+        f"which makes the home {HOME.root} with a key of its own; it stays when that is stopped."
     )
 # Behind TLS unless this is a home on one machine, which speaks HTTP on loopback.
 HTTPS = env_bool("HTTPS", not HOME.exists)

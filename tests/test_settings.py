@@ -56,6 +56,23 @@ def test_without_a_secret_key_nothing_starts() -> None:
     assert "SECRET_KEY is not set" in result.stderr
 
 
+@pytest.mark.parametrize("command", ["setup_cloud --project my-project --dry-run", "simulate"])
+def test_a_command_without_a_home_says_in_one_line_how_to_make_one(
+    tmp_path: Path, command: str
+) -> None:
+    result = subprocess.run(
+        [sys.executable, "manage.py", *command.split()],
+        env={"PATH": os.environ["PATH"], "SENTINELLE_HOME": str(tmp_path)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    [line] = result.stderr.splitlines()
+    assert line.startswith("Sentinelle can't start: SECRET_KEY is not set.")
+    assert f"`make run`, which makes the home {tmp_path}" in line
+
+
 def test_production_is_behind_https_by_default() -> None:
     code = (
         "from django.conf import settings as s;"
