@@ -7,7 +7,7 @@ runs counts with what is expected.
 
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from django.conf import settings
 from django.db import connection
@@ -74,24 +74,26 @@ def spent(month: date, now: datetime) -> Spent:
     return Spent(sums["actual"], sums["expected"], sums["unknown"])
 
 
-def budget_check(cost: Decimal | None, now: datetime) -> str:
+def budget_check(cost: Decimal | None, now: datetime, *, unpriced: str = "") -> str:
     """What a run that would cost so much does to this month's budgets: a warning, or nothing.
 
-    A run that costs nothing is never refused. One whose cost is not known is refused when the
-    budget is used up already. Called in the transaction that creates the run, so that two
-    runs at the same time can't both take what is left.
+    A run that costs nothing is never refused; one whose cost is not known always is where a budget
+    refuses, with `unpriced`, the reason why. Called in the transaction that creates the run, so
+    that two runs at the same time can't both take what is left.
 
     Raises RunRefused, with the figures.
     """
     if cost == 0:
         return ""
     if settings.BUDGET_REFUSE_USD is not None:
+        if cost is None:
+            _refuse_unpriced(unpriced, settings.BUDGET_REFUSE_USD)
         _one_at_a_time()
     so_far = spent(month_of(now), now)
     total = so_far.total + (cost or 0)
     told = _told(so_far, cost, now)
     refuse, warn = settings.BUDGET_REFUSE_USD, settings.BUDGET_WARN_USD
-    if refuse is not None and (total > refuse or (cost is None and total >= refuse)):
+    if refuse is not None and total > refuse:
         message = (
             f"{told}, above the budget of {dollars(refuse)} (BUDGET_REFUSE_USD). Wait for the next "
             "month, raise the budget, or train where it costs less."
@@ -100,6 +102,14 @@ def budget_check(cost: Decimal | None, now: datetime) -> str:
     if warn is not None and total > warn:
         return f"{told}, above {dollars(warn)} (BUDGET_WARN_USD)."
     return ""
+
+
+def _refuse_unpriced(reason: str, budget: Decimal) -> NoReturn:
+    message = (
+        f"{reason} What has no price can't be held to the budget of {dollars(budget)} "
+        "(BUDGET_REFUSE_USD): train where it has one, or put it into PRICES_FILE (docs/costs.md)."
+    )
+    raise RunRefused(message, [FieldError("launcher", message)])
 
 
 def _told(so_far: Spent, cost: Decimal | None, now: datetime) -> str:

@@ -294,13 +294,23 @@ def test_a_budget_is_met_by_what_just_fits(settings):
         cloud_run("1.2.0")
 
 
-def test_an_unknown_cost_is_refused_when_nothing_is_left(settings):
-    settings.TRAINING_VM_ZONE = "mars-north1-a"
-    settings.BUDGET_REFUSE_USD = Decimal(1)
+@pytest.mark.parametrize(
+    ("setting", "value", "told"),
+    [
+        ("TRAINING_VM_ZONE", "mars-north1-a", "no price for e2-micro in mars-north1"),
+        ("TRAINING_VM_TYPE", "a3-highgpu-8g", "no price for a3-highgpu-8g in us-central1"),
+    ],
+)
+def test_what_has_no_price_is_never_let_past_a_refusing_budget(settings, setting, value, told):
+    setattr(settings, setting, value)
+    settings.BUDGET_WARN_USD = Decimal(1)
     make_run("1.0.0", launcher="vm")
-    booked("1.1.0", "1", timezone.now())
-    with pytest.raises(RunRefused, match=r"and 1 run of unknown cost.*an unknown amount"):
-        make_run("1.2.0", launcher="vm")
+    settings.BUDGET_REFUSE_USD = Decimal(100)
+    with pytest.raises(RunRefused, match=told) as refusal:
+        make_run("1.1.0", launcher="vm")
+    assert "the budget of $100.00 (BUDGET_REFUSE_USD)" in refusal.value.detail
+    assert "PRICES_FILE" in refusal.value.detail
+    assert TrainingRun.objects.count() == 1
 
 
 def test_two_at_the_same_time_can_not_both_take_what_is_left(settings):

@@ -64,6 +64,8 @@ class Estimate(NamedTuple):
     """All of it in one sentence."""
     warnings: tuple[str, ...] = ()
     """What may go wrong, each with what to do; none refuses the run."""
+    unpriced: str = ""
+    """Why the cost is not known, where it is not."""
 
 
 def run_estimate(
@@ -104,7 +106,9 @@ def estimate_rows(
         f"{rows:,} rows take about {about_time(seconds)} and {_gb(memory_mb)} of memory, by "
         f"{known if runs else 'what was measured on 2 cores'}; {_price_words(launcher, cost.usd)}."
     )
-    return Estimate(seconds, memory_mb, cost.usd, words, _warnings(memory_mb, place, resources))
+    warnings = _warnings(memory_mb, place, resources)
+    unpriced = cost.note if cost.usd is None else ""
+    return Estimate(seconds, memory_mb, cost.usd, words, warnings, unpriced)
 
 
 def machine_of(resources: Resources, here: Machine) -> Machine:
