@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError, CommandParser
 
 from deployments.costs import dollars, prices
@@ -14,6 +15,7 @@ from deployments.gcp.grants import Names
 from deployments.gcp.rest import Request, Waits
 from deployments.gcp.setup import Step, apply, calls
 from deployments.management.base import SentinelleCommand
+from deployments.models import semver_validator
 
 WAITS = Waits()
 WRONG_USAGE, INTERRUPTED = 2, 130
@@ -41,6 +43,14 @@ class JobCommand(SentinelleCommand):
         parser.add_argument("region", help="such as europe-west1")
         parser.add_argument("version", help="the version to train, such as 1.0.0")
         parser.add_argument("--bucket", help="by default PROJECT-ml-data")
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        try:
+            semver_validator(options["version"])
+        except ValidationError as error:
+            told = f"version: {error.messages[0]}"
+            raise CommandError(told, returncode=WRONG_USAGE) from None
+        return super().execute(*args, **options)
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         # Django's own --version would write over the version to train.
