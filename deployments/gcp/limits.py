@@ -70,8 +70,14 @@ def machine_types() -> dict[str, MachineType]:
     return {kind.name: kind for kind in _table().machine_types.types}
 
 
-def check_job(*, cpu: int, memory_mb: int, timeout_s: int, retries: int) -> None:
-    """Refuse what Cloud Run would refuse.
+def check_job(
+    *,
+    cpu: int | None = None,
+    memory_mb: int | None = None,
+    timeout_s: int | None = None,
+    retries: int | None = None,
+) -> None:
+    """Refuse what Cloud Run would refuse. None is as a job has it, which is not known here.
 
     Raises:
         RunRefused: `errors` has every field at fault: what was found and what is allowed.
@@ -79,16 +85,17 @@ def check_job(*, cpu: int, memory_mb: int, timeout_s: int, retries: int) -> None
     limits = job_limits()
     faults = []
     sizes = {size.cpu: size for size in limits.sizes}
-    if cpu not in sizes:
+    if cpu is not None and cpu not in sizes:
         faults.append(("cpu", f"{cpu} processors; Cloud Run has {_any_of(list(sizes))}"))
-    elif not sizes[cpu].memory_min_mb <= memory_mb <= sizes[cpu].memory_max_mb:
-        faults.append(("memory_mb", _wrong_memory(sizes[cpu], memory_mb, limits)))
-    if not 1 <= timeout_s <= limits.timeout_max_s:
+    elif memory_mb is not None and not _sizes_with(memory_mb, sizes.get(cpu or 0), limits):
+        size = limits.sizes[-1] if cpu is None else sizes[cpu]
+        faults.append(("memory_mb", _wrong_memory(size, memory_mb, limits)))
+    if timeout_s is not None and not 1 <= timeout_s <= limits.timeout_max_s:
         days = limits.timeout_max_s // 86_400
         faults.append(
             ("timeout_s", f"{timeout_s} s; allowed are 1 to {limits.timeout_max_s} ({days} days)")
         )
-    if not 0 <= retries <= limits.retries_max:
+    if retries is not None and not 0 <= retries <= limits.retries_max:
         faults.append(("retries", f"{retries}; allowed are 0 to {limits.retries_max}"))
     if faults:
         errors = [FieldError(field, message) for field, message in faults]
@@ -114,11 +121,16 @@ def format_memory(memory_mb: int) -> str:
     return f"{memory_mb // 1024}Gi" if memory_mb % 1024 == 0 else f"{memory_mb}Mi"
 
 
+def _sizes_with(memory_mb: int, size: JobSize | None, limits: JobLimits) -> list[int]:
+    """The numbers of processors that memory goes with: of `size`, or of all."""
+    sizes = [size] if size else limits.sizes
+    return [each.cpu for each in sizes if each.memory_min_mb <= memory_mb <= each.memory_max_mb]
+
+
 def _wrong_memory(size: JobSize, memory_mb: int, limits: JobLimits) -> str:
     low, high = format_memory(size.memory_min_mb), format_memory(size.memory_max_mb)
     message = f"{format_memory(memory_mb)}; {size.cpu} processors may have {low} to {high}"
-    others = [s.cpu for s in limits.sizes if s.memory_min_mb <= memory_mb <= s.memory_max_mb]
-    if others:
+    if others := _sizes_with(memory_mb, None, limits):
         return f"{message}; {format_memory(memory_mb)} goes with {_any_of(others)}"
     return f"{message}; the most is {format_memory(limits.sizes[-1].memory_max_mb)}, with 8"
 

@@ -146,8 +146,14 @@ def job_create(name: JobName, spec: JobSpec) -> JobInfo:
 def job_update(name: JobName, spec: JobSpec) -> tuple[JobInfo, list[Change]]:
     """Change what differs from `spec`, if anything does, and wait until it holds.
 
-    Raises RunRefused beyond the limits.
+    Raises RunRefused beyond the limits; what `spec` alone shows before Google is asked.
     """
+    check_job(
+        cpu=spec.cpu,
+        memory_mb=spec.memory_mb,
+        timeout_s=spec.timeout_s,
+        retries=spec.retries,
+    )
     job = _job(name)
     before = _info(job)
     changes = job_adjust(job, spec)

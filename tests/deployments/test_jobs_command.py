@@ -69,6 +69,20 @@ def test_a_job_that_could_see_no_data_is_not_created(settings, google_run):
     assert google_run.jobs == {}
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--cpu=16", "--memory=16Gi"], "16 processors; Cloud Run has 1, 2, 4, 6 or 8"),
+        (["--cpu=2", "--memory=16Gi"], "16Gi goes with 4, 6 or 8"),
+        (["--memory=64Gi"], "the most is 32Gi"),
+        (["--timeout=200h"], "allowed are 1 to 604800"),
+    ],
+)
+def test_a_size_beyond_the_limits_is_refused_before_google_is_asked(google_run, given, told):
+    google_run.google.fault(".*", "UNAUTHENTICATED")
+    assert told in refused("update", *given)
+
+
 def test_an_update_says_what_changed():
     run("create")
     assert run("update", "--cpu", "4", "--memory", "16Gi", "--timeout", "4h").splitlines() == [
