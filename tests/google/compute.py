@@ -56,6 +56,10 @@ class Compute:
         self.images = {"sentinelle", "stand-in"}
         """Names of the container images that there are. The stand-in's program does what is in its
         run folder (tests/training/launchers/program.py)."""
+        self.failing: set[str] = set()
+        """Commands that fail on its machines: “mkswap”."""
+        self.hidden: set[str] = set()
+        """Attributes that its machines' metadata servers refuse."""
         self.can_shut_down = True
         """Whether `shutdown` on a machine does anything: guard 1 needs it."""
         self.keeps_limits = True

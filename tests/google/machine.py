@@ -114,6 +114,7 @@ class BootedMachine:
             "MACHINE_PYTHON": sys.executable,
             "MACHINE_REPOSITORY": str(REPOSITORY),
             "MACHINE_IMAGES": " ".join(sorted(self.cloud.images)),
+            "MACHINE_FAILING": " ".join(sorted(self.cloud.failing)),
             "MACHINE_NUMBA_CACHE": os.environ["NUMBA_CACHE_DIR"],
             "MACHINE_WORLD": " ".join(["GCE_METADATA_HOST", "GCE_METADATA_IP", *self.cloud.world]),
             **self.cloud.world,
@@ -150,6 +151,8 @@ def _metadata_of(machine: BootedMachine) -> type[BaseHTTPRequestHandler]:
             path = self.path.partition("?")[0]
             if self.headers.get("Metadata-Flavor") != "Google" and path != "/":
                 self.send(403, "Missing required header: Metadata-Flavor")
+            elif path.removeprefix(ATTRIBUTES) in machine.cloud.hidden:
+                self.send(403, "Forbidden")
             elif path.startswith(ATTRIBUTES):
                 value = machine.attributes().get(path.removeprefix(ATTRIBUTES))
                 self.send(404 if value is None else 200, value or "")

@@ -44,12 +44,20 @@ trap switch_off EXIT
 trap 'exit 143' TERM
 trap 'exit 130' INT
 
-# The value of an attribute; nothing if there is none. Fails when nobody answers.
+# The value of an attribute; nothing if there is none. Fails when nobody says which.
 attribute() {
-  local status=0
-  curl --silent --fail --max-time 10 --retry 5 --retry-connrefused \
-    --header "Metadata-Flavor: Google" "$METADATA/attributes/$1" || status=$?
-  ((status == 0 || status == 22))
+  local answer
+  answer=$(curl --silent --fail --max-time 10 --retry 5 --retry-connrefused \
+    --write-out '\n%{http_code}' \
+    --header "Metadata-Flavor: Google" "$METADATA/attributes/$1") || true
+  case ${answer##*$'\n'} in
+    200) printf '%s' "${answer%$'\n'*}" ;;
+    404) ;;
+    *)
+      say "The machine's attribute $1 can't be read: HTTP status ${answer##*$'\n'}." >&2
+      return 1
+      ;;
+  esac
 }
 
 token() {
@@ -90,12 +98,15 @@ memory_mb() { awk '/^MemTotal:/ { print int($2 / 1024) }' "$MEMORY"; }
 # A machine of 1 GB needs it to load the libraries. It is slow, and better than no run at all.
 add_swap() {
   (($(memory_mb) < SWAP_BELOW_MB)) || return 0
-  if [[ ! -e $DISK/swap ]]; then
-    fallocate --length 2G "$DISK/swap"
-    chmod 600 "$DISK/swap"
-    mkswap "$DISK/swap" >/dev/null
-  fi
-  swapon "$DISK/swap"
+  if make_swap && swapon "$DISK/swap"; then return 0; fi
+  # The next boot makes it anew.
+  rm --force "$DISK/swap"
+  return 1
+}
+
+make_swap() {
+  [[ -e $DISK/swap ]] && return 0
+  fallocate --length 2G "$DISK/swap" && chmod 600 "$DISK/swap" && mkswap "$DISK/swap" >/dev/null
 }
 
 install_packages() {
@@ -112,11 +123,16 @@ run_container() { # IMAGE RUN
   if [[ $host == *.pkg.dev || $host == gcr.io || $host == *.gcr.io ]]; then
     token | docker login --username oauth2accesstoken --password-stdin "https://$host"
   fi
+  # What is left of containers when a machine loses its power; they hold on to their images.
+  docker rm --force "sentinelle-$2" >/dev/null 2>&1 || true
+  docker container prune --force >/dev/null || say "Old containers stay."
+  # The disk has no room for the images of many releases.
+  docker image inspect "$1" >/dev/null 2>&1 || docker image prune --all --force >/dev/null ||
+    say "Old images stay."
   say "Fetching the image $1"
   docker pull "$1"
-  # What it replaced, and what is left of a container when a machine loses its power.
+  # What the same name meant before.
   docker image prune --force >/dev/null || say "Old images stay."
-  docker rm --force "sentinelle-$2" >/dev/null 2>&1 || true
   for line in "${ENVIRONMENT[@]}"; do options+=(--env "$line"); done
   say "Training in the container"
   docker run --rm --name "sentinelle-$2" --network host \
@@ -174,7 +190,7 @@ run_program() { # SOURCE RUN
 }
 
 main() {
-  local run image source max_run
+  local run image source environment max_run
   mkdir -p "$DISK"
   : >"$LOG"
   # From here on all that is printed goes to the log, and from there to the console as well.
@@ -196,7 +212,8 @@ main() {
   FOLDER=$(attribute sentinelle-folder)
   image=$(attribute sentinelle-image)
   source=$(attribute sentinelle-source)
-  mapfile -t ENVIRONMENT < <(attribute sentinelle-env)
+  environment=$(attribute sentinelle-env)
+  mapfile -t ENVIRONMENT < <(printf '%s' "$environment")
   ENVIRONMENT+=("RUN_FOLDER=$FOLDER" "SENTINELLE_RUN=$run")
   say "Run $run in $FOLDER"
   add_swap || say "There is no swap."

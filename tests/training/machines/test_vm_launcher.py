@@ -62,6 +62,52 @@ def test_the_program_and_its_libraries_stay_on_the_disk(compute, launcher, launc
     assert "swapon" in told[1]
 
 
+def test_swap_that_could_not_be_made_is_made_at_the_next_boot(compute, launcher, stand_in):
+    compute.failing = {"mkswap"}
+    handle = launcher.start(stand_in("succeed"))
+    assert ended(launcher, handle).ended.startswith("exit status 0")
+    assert "There is no swap." in compute.machine(MACHINE).printed()
+    compute.failing = set()
+    launcher.cancel(handle)
+    ended(launcher, launcher.start(stand_in("succeed")))
+    told = " | ".join(compute.machine(MACHINE).commands)
+    assert "mkswap" in told
+    assert "swapon" in told
+
+
+def test_the_images_of_other_releases_leave_the_disk_before_one_is_fetched(
+    compute, launcher, stand_in
+):
+    compute.images.add("newer")
+    told = []
+    for image in ("sentinelle", "newer", "newer"):
+        run = stand_in("succeed", image=image)
+        handle = launcher.start(run)
+        ended(launcher, handle)
+        launcher.cancel(handle)
+        commands = compute.machine(MACHINE).commands
+        told.append([one for one in commands if one.startswith(("docker image prune", "docker p"))])
+    everything, dangling = "docker image prune --all --force", "docker image prune --force"
+    assert told[1:] == [
+        [everything, "docker pull newer", dangling],
+        ["docker pull newer", dangling],
+    ]
+
+
+@pytest.mark.parametrize("name", ["sentinelle-run", "sentinelle-env"])
+def test_an_attribute_that_cannot_be_read_is_not_taken_for_absent(
+    compute, launcher, stand_in, name
+):
+    compute.hidden = {name}
+    run = stand_in("succeed")
+    assert ended(launcher, launcher.start(run)).ended
+    printed = compute.machine(MACHINE).printed()
+    assert f"The machine's attribute {name} can't be read: HTTP status 403." in printed
+    assert "There is no run" not in printed
+    assert "exit status 1" in printed
+    assert not folder_of(run).exists("progress.json")
+
+
 def test_the_image_is_fetched_with_the_machines_own_token(compute, launcher, launch):
     image = "europe-west1-docker.pkg.dev/test-project/sentinelle/app"
     compute.images.add(image)
