@@ -17,7 +17,7 @@ from django.db.models import Case, F, Q, QuerySet, When
 from deployments.models import CHAMPION, Alias, RegisteredModel
 from engine.store import open_store
 from training import transitions
-from training.launchers import Seen
+from training.launchers import Launch, Seen
 from training.models import ACTIVE, RunState, TrainingRun
 from training.pipeline.run_folder import CLAIM, SPEC
 from training.pipeline.spec import Champion, RuleSpec, RunSpec, decode_options
@@ -49,6 +49,7 @@ def run_claim(run_id: str, *, worker: str, now: datetime) -> TrainingRun | None:
         claimed_by=worker,
         started_at=now,
         lease_until=_lease(now),
+        unreachable_since=None,
         stage="start",
     )
     return _claimed(run_id) if taken else None
@@ -92,6 +93,11 @@ def run_prepare(run: TrainingRun) -> None:
         champion=_champion(run.model),
     )
     folder.write(SPEC, msgspec.json.encode(spec))
+
+
+def run_launch(run: TrainingRun) -> Launch:
+    """What the run's launcher is told."""
+    return Launch(str(run.pk), run.folder, run.model.name, run.version, run.resources)
 
 
 def _champion(model: RegisteredModel) -> Champion | None:
@@ -139,6 +145,7 @@ def run_queue_again(
         shown=reason,
         started_at=None,
         lease_until=None,
+        unreachable_since=None,
         next_step_at=again_at,
         enqueued_at=now,
         stage="",

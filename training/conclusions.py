@@ -8,6 +8,7 @@ import logging
 from datetime import datetime
 
 from django.db import transaction
+from django.db.models import Q
 
 from deployments import selectors
 from deployments.gates import Gate, gate
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 # People may move the champion while a bundle is verified: the version is then compared anew.
 ATTEMPTS = 3
 ENDS = (ScheduleEventKind.ENDED, ScheduleEventKind.FAILED)
+KEPT = "Kept, not"
 DONE = {CHAMPION: "Promoted", CHALLENGER: "Proposed"}
 
 
@@ -37,10 +39,22 @@ def run_conclude(run: TrainingRun, now: datetime) -> None:
     version = run.model_version if run.state == RunState.SUCCEEDED else None
     told = "" if version is None else _conclude(run, version)
     with transaction.atomic():
-        if told and not run.events.filter(message=told).exists():
+        # One at a time: a worker that was only paused may be at it as well.
+        TrainingRun.objects.select_for_update().get(pk=run.pk)
+        if told and not _is_told(run, told):
             note(run.pk, told, _actor(run), now)
         if run.schedule is not None:
             _tell_schedule(run.schedule, run, told, now)
+
+
+def _is_told(run: TrainingRun, told: str) -> bool:
+    """Whether the timeline says so, or says already what was done when this says that nothing
+    was."""
+    words = Q(message=told)
+    if told.startswith(KEPT):
+        for said in (KEPT, *DONE.values()):
+            words |= Q(message__startswith=said)
+    return run.events.filter(words).exists()
 
 
 def _conclude(run: TrainingRun, version: ModelVersion) -> str:
@@ -51,12 +65,16 @@ def _conclude(run: TrainingRun, version: ModelVersion) -> str:
     if done is not None:
         return _told(done)
     if not version.deployable:
-        return "Kept, not proposed: it was trained on a sample."
+        return f"{KEPT} proposed: it was trained on a sample."
     try:
         return _told(_move(run, version))
     except SentinelleError as error:
+        done = PromotionEvent.objects.filter(to_version=version).first()
+        if done is not None:
+            # Another worker was quicker.
+            return _told(done)
         logger.warning("Run %s: its version was kept: %s", run.pk, error)
-        return f"Kept, not {run.then}d: {error.detail}"
+        return f"{KEPT} {run.then}d: {error.detail}"
 
 
 def _move(run: TrainingRun, version: ModelVersion) -> PromotionEvent:

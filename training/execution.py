@@ -9,15 +9,13 @@ that dies during a step leaves a lease that passes.
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
-from threading import Event, Thread
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError, OperationalError, connection
+from django.db import InterfaceError, OperationalError, connection
 from django.utils import timezone
 
 from deployments.gcp.errors import CloudError
@@ -25,7 +23,8 @@ from engine.errors import ObjectMissing, RunRefused, SentinelleError, StoreUnava
 from engine.store import open_store
 from training import claims, registration
 from training.claims import Claim
-from training.launchers import Launch, Launcher, PlaceBusy, launcher_named
+from training.launchers import Launcher, PlaceBusy, launcher_named
+from training.leases import lease_kept
 from training.models import RunState, TrainingRun
 from training.pipeline.run_folder import PROGRESS
 
@@ -113,7 +112,8 @@ def _step(hold: Hold) -> timedelta | None:
     """Ask the place to start the run, or look at it. How long until the next step; None when there
     is none for this worker."""
     take = _start if hold.run.state == RunState.STARTING else _look
-    with _lease_kept(hold):
+    # Publishing to a bucket may take minutes.
+    with lease_kept(f"Run {hold.run.pk}", lambda: claims.run_renew(**hold.who)):
         try:
             return take(hold)
         except CloudError as error:
@@ -124,11 +124,15 @@ def _step(hold: Hold) -> timedelta | None:
 
 def _start(hold: Hold) -> timedelta | None:
     run, launcher = hold.run, hold.launcher
+    claim = _patiently(lambda: claims.run_standing(run, worker=hold.worker))
+    if claim is Claim.LOST:
+        return None
+    if claim is Claim.CANCELLED:
+        _end_unstarted(hold)
+        return None
     try:
         claims.run_prepare(run)
-        handle = launcher.start(
-            Launch(str(run.pk), run.folder, run.model.name, run.version, run.resources)
-        )
+        handle = launcher.start(claims.run_launch(run))
     except PlaceBusy as busy:
         return _queue_again(hold, busy)
     except (OSError, SentinelleError) as error:
@@ -147,6 +151,16 @@ def _start(hold: Hold) -> timedelta | None:
         # It was ended while the place was asked, by someone who knew no handle.
         launcher.cancel(handle)
     return None
+
+
+def _end_unstarted(hold: Hold) -> None:
+    """End a run that was cancelled before its place has said that it has it; the place may all the
+    same."""
+    found = hold.launcher.find(claims.run_launch(hold.run))
+    if found:
+        hold.launcher.cancel(found)
+    message = "" if found else "It was cancelled before it started."
+    _patiently(lambda: claims.run_end_cancelled(message=message, **hold.who))
 
 
 def _queue_again(hold: Hold, busy: PlaceBusy) -> timedelta | None:
@@ -242,31 +256,6 @@ def _progress(run: TrainingRun) -> dict[str, Any]:
     except ObjectMissing:
         return {}  # the program has only just started
     return progress
-
-
-@contextmanager
-def _lease_kept(hold: Hold) -> Iterator[None]:
-    """Renew the lease as long as a step takes: publishing to a bucket may take minutes."""
-    done = Event()
-
-    def renew() -> None:
-        try:
-            while not done.wait(settings.TRAINING_LEASE_SECONDS / 3):
-                try:
-                    claims.run_renew(**hold.who)
-                except DatabaseError as error:
-                    logger.warning("Run %s: its lease was not renewed: %s", hold.run.pk, error)
-                    connection.close()
-        finally:
-            connection.close()
-
-    thread = Thread(target=renew, name="lease", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
 
 
 def _patiently(change: Callable[[], T]) -> T:

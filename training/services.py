@@ -32,8 +32,6 @@ logger = logging.getLogger(__name__)
 # A queued run whose message is older than this gets another; a claim makes doubles harmless.
 RESEND_SECONDS = 60
 STEP_EXPIRES_SECONDS = 10
-# For how long what follows an end is tried again.
-SETTLE_WITHIN = timedelta(days=1)
 
 
 # --- Starting ------------------------------------------------------------------------------
@@ -284,7 +282,6 @@ def runs_settle_again(*, now: datetime) -> int:
         state__in=transitions.ENDED,
         settled_at=None,
         finished_at__lt=now - timedelta(seconds=RESEND_SECONDS),
-        finished_at__gt=now - SETTLE_WITHIN,
     )
     pks = list(left.values_list("pk", flat=True))
     for pk in pks:

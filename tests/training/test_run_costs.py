@@ -19,7 +19,7 @@ from tests.bundles import seed_registry
 from tests.training.support import in_thread, make_dataset, make_run
 from training import after, budgets, launchers, services
 from training.facts import run_facts
-from training.launchers import Seen
+from training.launchers import Launch, Seen
 from training.models import RunState, TrainingRun
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -64,6 +64,9 @@ class Place:
 
     def __init__(self, seen: Seen) -> None:
         self.seen = seen
+
+    def find(self, launch: Launch) -> str:
+        return ""
 
     def poll(self, handle: str) -> Seen:
         return self.seen

@@ -1,4 +1,4 @@
-"""Where a training run executes. Every launcher has the same four verbs, see base.py."""
+"""Where a training run executes. Every launcher has the same five verbs, see base.py."""
 
 from importlib import import_module
 

@@ -1,4 +1,4 @@
-"""What every launcher is: four verbs on a run folder."""
+"""What every launcher is: five verbs on a run folder."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -58,6 +58,10 @@ class Launcher(Protocol):
         A second call for the same run, after a worker died or an answer was lost, finds what the
         first one started instead of starting it twice. Raises PlaceBusy.
         """
+
+    def find(self, launch: Launch) -> str:
+        """The handle of what was started for a run, by a worker that died or whose answer was
+        lost; empty when nothing was. Raises a transient CloudError while that can't be told."""
 
     def poll(self, handle: str) -> Seen:
         """Look at the program."""

@@ -23,6 +23,7 @@ from deployments.gcp.executions import (
 )
 from deployments.gcp.logs import execution_lines
 from deployments.gcp.run_jobs import JobName, JobSpec, job_ensure, job_run, short
+from engine.errors import ObjectMissing
 from engine.store import Store, open_store
 from training.launchers.base import Launch, Seen, program_log
 from training.launchers.resources import JOB_SIZE, CloudRunResources, read_resources
@@ -58,9 +59,7 @@ class CloudRunLauncher:
         execution may be there and in no list yet. Then it is looked for, and a transient CloudError
         says that it was not found yet.
         """
-        resources = read_resources("cloud-run", launch.resources)
-        assert isinstance(resources, CloudRunResources)
-        name = JobName(resources.project, resources.region, resources.job)
+        resources, name = _job(launch)
         found = execution_find(name, launch.run_id)
         if found is not None:
             return found.name
@@ -87,12 +86,17 @@ class CloudRunLauncher:
             if found is not None:
                 return found.name
             time.sleep(self.look_seconds)
-        raise CloudError(
-            "Cloud Run was asked for an execution, and its answer was lost. The execution is "
-            f"looked for during {SETTLED.total_seconds():.0f} s before another is started.",
-            is_transient=True,
-            reason="network",
-        )
+        raise _not_found_yet()
+
+    def find(self, launch: Launch) -> str:
+        """The run's execution. One that was asked for a moment ago may be in no list yet."""
+        _, name = _job(launch)
+        found = execution_find(name, launch.run_id)
+        if found is not None:
+            return found.name
+        if _was_just_asked(open_store(launch.folder), datetime.now(UTC)):
+            raise _not_found_yet()
+        return ""
 
     def poll(self, handle: str) -> Seen:
         """See how the execution is doing: by its counts, in Google's words."""
@@ -158,12 +162,37 @@ def _specs(resources: CloudRunResources) -> tuple[JobSpec, JobSpec]:
     return new._replace(**kept), new
 
 
+def _job(launch: Launch) -> tuple[CloudRunResources, JobName]:
+    """What a run gets, and of which job."""
+    resources = read_resources("cloud-run", launch.resources)
+    assert isinstance(resources, CloudRunResources)
+    return resources, JobName(resources.project, resources.region, resources.job)
+
+
+def _not_found_yet() -> CloudError:
+    return CloudError(
+        "Cloud Run was asked for an execution, and its answer was lost. The execution is "
+        f"looked for during {SETTLED.total_seconds():.0f} s before another is started.",
+        is_transient=True,
+        reason="network",
+    )
+
+
+def _was_just_asked(folder: Store, now: datetime) -> bool:
+    """Whether Google was asked for an execution so lately that no list may have it yet."""
+    try:
+        asked_at = datetime.fromisoformat(folder.read(ASKED).decode())
+    except ObjectMissing:
+        return False
+    return now < asked_at + SETTLED
+
+
 def _may_ask(folder: Store) -> bool:
     """Note that Google is asked for an execution now; False while an earlier note is fresh."""
     now = datetime.now(UTC)
     if folder.create_if_absent(ASKED, now.isoformat().encode()):
         return True
-    if now < datetime.fromisoformat(folder.read(ASKED).decode()) + SETTLED:
+    if _was_just_asked(folder, now):
         return False
     folder.write(ASKED, now.isoformat().encode())
     return True

@@ -64,13 +64,18 @@ class LocalLauncher:
     def start(self, launch: Launch) -> str:
         """Start the program, or find it. What it prints is kept apart from its log."""
         with self._lock:
-            for handle, child in self._children.items():
-                if child.launch.run_id == launch.run_id:
-                    return handle
+            found = self.find(launch)
+            if found:
+                return found
             child = self._spawn(launch)
             handle = f"{socket.gethostname()}:{child.process.pid}"
             self._children[handle] = child
         return handle
+
+    def find(self, launch: Launch) -> str:
+        """The run's program, if this worker has started it."""
+        held = self._children.items()
+        return next((name for name, child in held if child.launch.run_id == launch.run_id), "")
 
     def poll(self, handle: str) -> Seen:
         """See whether it runs, or “exit status 1: the last line that it printed” or “killed by

@@ -79,8 +79,7 @@ class VmLauncher:
             PlaceBusy: another run has the machine, or it is on for another reason.
             CloudError: Google refused; `capacity` when the zone has no such machine free.
         """
-        resources = msgspec.convert(launch.resources, VmResources)
-        place = Place(resources.project, resources.zone, resources.machine)
+        resources, place = _wanted(launch)
         for attempt in range(1, ATTEMPTS + 1):
             machine = machines.find(place)
             try:
@@ -94,6 +93,14 @@ class VmLauncher:
                 if error.reason not in ("exists", "conflict") or attempt == ATTEMPTS:
                     raise
         raise AssertionError("unreachable")
+
+    def find(self, launch: Launch) -> str:
+        """The machine, if it has the run's name: it is on for the run, or was about to be."""
+        _, place = _wanted(launch)
+        machine = machines.find(place)
+        if machine is None or machine.metadata.get(RUN) != launch.run_id:
+            return ""
+        return str(Handle(place, launch.run_id, launch.folder))
 
     def poll(self, handle: str) -> Seen:
         """See whether the machine is on for the run, or how it went off."""
@@ -189,6 +196,12 @@ def release(machine: Machine, run: str) -> None:
             if error.reason != "conflict" or attempt == ATTEMPTS:
                 raise
         machine = machines.describe(machine.place)
+
+
+def _wanted(launch: Launch) -> tuple[VmResources, Place]:
+    """What a run gets, and on which machine."""
+    resources = msgspec.convert(launch.resources, VmResources)
+    return resources, Place(resources.project, resources.zone, resources.machine)
 
 
 def _was_started_for(machine: Machine, run: str) -> bool:

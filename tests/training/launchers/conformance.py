@@ -159,6 +159,18 @@ class LauncherConformance:
         assert len(starts(launch.folder)) == 1
         place.launcher.cancel(handle)
 
+    def test_what_was_started_is_told_and_starts_nothing(self, place):
+        launch = place.launch("hang")
+        assert place.launcher.find(launch) == ""
+        handle = place.launcher.start(launch)
+        place.at_work(launch)
+        assert place.launcher.find(launch) == handle
+        if not place.launcher.is_attached:
+            assert place.another_launcher().find(launch) == handle
+        assert place.launcher.find(place.launch("hang")) == ""
+        assert len(starts(launch.folder)) == 1
+        place.launcher.cancel(handle)
+
     def test_what_has_ended_is_found_too(self, place):
         launch = place.launch("succeed")
         handle = place.launcher.start(launch)

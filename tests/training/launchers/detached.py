@@ -62,6 +62,10 @@ class DetachedLauncher:
             raise CloudError("The answer was lost.", is_transient=True)
         return launch.run_id
 
+    def find(self, launch: Launch) -> str:
+        self._fault("find")
+        return launch.run_id if (self.folder / f"{launch.run_id}.json").exists() else ""
+
     def poll(self, handle: str) -> Seen:
         self._fault("poll")
         record = self._read(f"{handle}.json")

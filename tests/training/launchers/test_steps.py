@@ -248,6 +248,19 @@ class TestPlaceFaults:
         run = post.go_on(run)
         assert timeline(run) == ["queued", "starting", *SUCCESS]
 
+    def test_how_long_a_place_was_away_is_counted_anew_after_the_queue(self, post, place):
+        run = prepared("succeed")
+        place.faults["start"] = [AWAY]
+        post.deliver()
+        (place.folder / "busy").touch()
+        pass_time(run, minutes=10)
+        assert next_step(post, run).state == RunState.QUEUED
+        (place.folder / "busy").unlink()
+        pass_time(run, minutes=10)
+        place.faults["start"] = [AWAY]
+        run = post.go_on(run)
+        assert run.state == RunState.SUCCEEDED, run.error
+
     def test_what_waits_for_a_place_asks_again_when_a_run_there_has_ended(self, post, place):
         first = post.go_on(prepared("hang"), until="running")
         (place.folder / "busy").touch()
@@ -280,11 +293,11 @@ class TestPlaceFaults:
         services.run_cancel(run, now=timezone.now())
         post.deliver()
         pass_time(run, minutes=16)
-        run = post.go_on(run)
-        assert run.state == RunState.CANCELLED
+        run = post.go_on(run, until="cancelled")
         assert any("denied. It was tried for" in message for message in messages_of(run))
+        post.deliver()
         assert f"Its place could not be cleared: {REVOKED}" in messages_of(run)
-        place.cancel(run.handle)  # as its guards do
+        assert settled_later(post, run).settled_at
 
     def test_a_bucket_that_does_not_answer_is_asked_again(self, post, monkeypatch):
         faults = [StoreUnavailable("The bucket can't be used.")] * 2
@@ -408,7 +421,101 @@ class TestCancelAndSuccess:
         assert run.state in (RunState.SUCCEEDED, RunState.CANCELLED)
 
 
+class TestCancelling:
+    def test_one_that_is_about_to_start_does_not(self, post, place):
+        place.faults["start"] = [AWAY]
+        run = prepared("hang")
+        post.deliver()
+        services.run_cancel(run, now=timezone.now())
+        run = post.go_on(run)
+        assert timeline(run) == ["queued", "starting", "cancelled"]
+        assert messages_of(run)[-1] == "It was cancelled before it started."
+        assert starts(run.folder) == []
+
+    def test_what_may_have_been_started_is_ended(self, post, place):
+        place.lost_answers = 1
+        run = prepared("hang")
+        post.deliver()
+        wait_until(lambda: processes(run.folder))
+        place.faults["find"] = [AWAY]
+        services.run_cancel(run, now=timezone.now())
+        run = post.go_on(run)
+        assert timeline(run) == ["queued", "starting", "cancelled"]
+        wait_until(lambda: not processes(run.folder), 5, "its program ends")
+
+
 class TestAfter:
+    def test_a_place_that_is_away_is_cleared_later_and_all_else_at_once(
+        self, post, place, monkeypatch
+    ):
+        calls = []
+        monkeypatch.setattr(after, "HOOKS", (lambda run, now: calls.append(run.pk),))
+        place.faults["cancel"] = [AWAY, AWAY]
+        run = post.go_on(prepared("succeed"), until="succeeded")
+        post.deliver()
+        assert (calls, settled(run)) == ([run.pk], False)
+        services.runs_recover(now=timezone.now() + timedelta(seconds=59))
+        assert post.waiting == []
+        assert not settled_later(post, run).settled_at
+        assert settled_later(post, run).settled_at
+        assert (calls, place.faults["cancel"]) == ([run.pk] * 3, [])
+        told = [message for message in messages_of(run) if "not be cleared" in message]
+        assert told == [f"Its place could not be cleared: {AWAY}"]
+
+    def test_after_a_day_what_is_left_is_told_and_the_run_settled(self, post, place, monkeypatch):
+        def broken(run, now):
+            raise ZeroDivisionError("by zero")
+
+        monkeypatch.setattr(after, "HOOKS", (broken,))
+        place.faults["cancel"] = [REVOKED] * 5
+        run = post.go_on(prepared("succeed"), until="succeeded")
+        post.lose()
+        pass_time(run, days=1)
+        services.runs_recover(now=timezone.now())
+        post.deliver()
+        assert settled(run)
+        assert messages_of(run)[-2:] == [
+            f"Its place could not be cleared: {REVOKED}",
+            "What follows its end could not be done: ZeroDivisionError('by zero')",
+        ]
+
+    def test_what_was_started_for_a_run_that_failed_meanwhile_is_ended(self, post, place):
+        run = prepared("hang")
+        place.lost_answers = 1
+        post.deliver()
+        wait_until(lambda: processes(run.folder))
+        place.faults["start"] = [REVOKED]
+        place.faults["find"] = [AWAY]
+        pass_time(run)
+        run = post.go_on(run, until="failed") if next_step(post, run) else run
+        post.deliver()
+        assert (run.handle, settled(run)) == ("", False)
+        assert settled_later(post, run).settled_at
+        wait_until(lambda: not processes(run.folder), 5, "its program ends")
+
+    def test_its_lease_is_kept_as_long_as_it_takes(self, post, settings, monkeypatch):
+        settings.TRAINING_LEASE_SECONDS = 1
+
+        def slowly(run, now):
+            lease = TrainingRun.objects.get().lease_until
+            wait_until(lambda: TrainingRun.objects.get().lease_until > lease, 10, "it is renewed")
+
+        monkeypatch.setattr(after, "HOOKS", (slowly,))
+        assert post.go_on(prepared("fail")).settled_at
+
+    def test_a_worker_that_was_paused_settles_nothing_any_more(self, post, monkeypatch):
+        run = post.go_on(prepared("fail"), until="failed")
+        results = []
+
+        def paused(run, now):
+            monkeypatch.setattr(after, "HOOKS", ())
+            later = now + timedelta(minutes=1)
+            results.append(after.run_ended(str(run.pk), worker="two", now=later))
+
+        monkeypatch.setattr(after, "HOOKS", (paused,))
+        results.append(after.run_ended(str(run.pk), worker="one", now=timezone.now()))
+        assert results == [True, False]
+
     def test_what_raises_is_called_again(self, post, monkeypatch):
         calls = []
 
@@ -456,6 +563,18 @@ class TestPlaces:
         services.run_cancel(run, now=timezone.now())
         again = services.run_restart(run)
         assert (again.launcher, again.resources) == ("detached", {"cpu": 1})
+
+
+def settled(run: TrainingRun) -> bool:
+    return TrainingRun.objects.get(pk=run.pk).settled_at is not None
+
+
+def settled_later(post: Post, run: TrainingRun) -> TrainingRun:
+    """The run after beat has sent its end again."""
+    pass_time(run, seconds=61)
+    services.runs_recover(now=timezone.now())
+    post.deliver()
+    return TrainingRun.objects.get(pk=run.pk)
 
 
 def next_step(post: Post, run: TrainingRun) -> TrainingRun:
