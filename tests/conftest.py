@@ -14,8 +14,18 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 DATABASE_FIXTURES = {"db", "transactional_db", "django_db_serialized_rollback", "live_server"}
 
 
+# What takes longest begins first, so that no process is left with it in the end.
+LONGEST = (
+    "test_demo.py", "test_anywhere.py", "browser/test_schedules.py", "test_kills.py",
+    "test_worker.py", "test_steps.py", "machines/", "provisioning/", "test_pipeline.py",
+    "schedules/", "browser/",
+)  # fmt: skip
+
+
 def pytest_collection_modifyitems(config, items):
-    """On PostgreSQL only what needs a database is run: all the rest ran on SQLite already."""
+    """The longest files first. On PostgreSQL only what needs a database: the rest ran already."""
+    places = (*LONGEST, "")
+    items.sort(key=lambda item: next(n for n, name in enumerate(places) if name in item.nodeid))
     if os.environ.get("TEST_DATABASE") != "postgresql":
         return
     needed, others = [], []
