@@ -120,6 +120,10 @@ class Compute:
         with self._lock:
             del self._instances[key]
 
+    def suspend(self, name: str) -> None:
+        """As somebody in the console does: its processes stand still."""
+        self.instance(name).status = "SUSPENDED"
+
     def reset(self, name: str) -> None:
         """Pull its plug and start it again, as a host that fails does."""
         key = self._key(name)

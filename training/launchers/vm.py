@@ -214,6 +214,11 @@ def _was_started_for(machine: Machine, run: str) -> bool:
 
 
 def _refuse_taken(machine: Machine, run: str) -> None:
+    if machine.status in ("SUSPENDING", "SUSPENDED"):
+        raise PlaceBusy(
+            f"Somebody suspended the machine {machine.place}, and the run waits until it is off: "
+            "resume it and stop it, or delete it, and another is made."
+        )
     holder = machine.metadata.get(RUN)
     if holder and holder != run and not _has_report(machine.metadata):
         raise PlaceBusy(

@@ -192,6 +192,19 @@ def test_a_run_waits_until_a_machine_that_somebody_uses_is_off(compute, launcher
         launcher.start(stand_in("succeed"))
 
 
+@pytest.mark.parametrize("is_let_go", [False, True], ids=["taken", "free"])
+def test_a_run_that_waits_for_a_suspended_machine_says_what_to_do(
+    compute, launcher, stand_in, is_let_go
+):
+    held = launcher.start(stand_in("hang"))
+    compute.suspend(MACHINE)
+    assert "somebody suspended the machine" in launcher.poll(held).ended
+    if is_let_go:
+        launcher.cancel(held)
+    with pytest.raises(PlaceBusy, match="resume it and stop it, or delete it"):
+        launcher.start(stand_in("succeed"))
+
+
 def test_a_run_that_is_over_keeps_no_machine(compute, launcher, stand_in):
     first, second = stand_in("succeed"), stand_in("succeed")
     ended(launcher, launcher.start(first))  # and nobody cancels
