@@ -203,7 +203,11 @@ class TrainingRunAdmin(CostsAdmin):
         return run
 
     def _restart(self, request: HttpRequest, run: TrainingRun) -> TrainingRun:
-        return services.run_restart(run, requested_by=request.user.get_username())
+        return services.run_restart(
+            run,
+            requested_by=request.user.get_username(),
+            may_promote=request.user.has_perm("deployments.promote_modelversion"),
+        )
 
     # --- columns ---
 

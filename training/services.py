@@ -112,8 +112,14 @@ def run_create(
     return run
 
 
-def run_restart(run: TrainingRun, *, requested_by: str = "") -> TrainingRun:
+def run_restart(
+    run: TrainingRun, *, requested_by: str = "", may_promote: bool = False
+) -> TrainingRun:
     """Start a run that failed or was cancelled again, as a new run with the same parameters.
+
+    Args:
+        may_promote: whether who asks may promote by hand. If not, a version that was to be promoted
+            is proposed.
 
     Raises:
         RunRefused: it has not ended, or it succeeded, or another run makes its version.
@@ -136,7 +142,7 @@ def run_restart(run: TrainingRun, *, requested_by: str = "") -> TrainingRun:
         launcher=run.launcher,
         resources=run.resources,
         requested_by=requested_by,
-        then=run.then,
+        then=Then.PROPOSE if run.then == Then.PROMOTE and not may_promote else run.then,
     )
 
 

@@ -206,6 +206,16 @@ class TestRuns:
         assert run.state == before
         assert TrainingRun.objects.count() == 1
 
+    @pytest.mark.parametrize(
+        ("more", "then"), [((), "propose"), (("promote_modelversion",), "promote")]
+    )
+    def test_who_may_not_promote_starts_no_run_again_that_does(self, client, more, then):
+        run = make_run(then="promote")
+        services.run_cancel(run, now=timezone.now())
+        login_with(client, "view_trainingrun", "add_trainingrun", *more)
+        client.post(url("restart", run.pk))
+        assert TrainingRun.objects.exclude(pk=run.pk).get().then == then
+
     def test_who_may_not_look_sees_nothing(self, client):
         run = failed()
         login_with(client)

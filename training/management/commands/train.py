@@ -106,7 +106,7 @@ decides what is fitted or tuned. docs/training.md explains each option."""
         _refuse_ignored(options)
         if options["restart"]:
             earlier = selectors.run_by_id(options["restart"])
-            run = services.run_restart(earlier, requested_by=system_user())
+            run = services.run_restart(earlier, requested_by=system_user(), may_promote=True)
         elif options["dataset"] and options["semver"]:
             launcher = options["launcher"] or "local"
             run = services.run_create(
