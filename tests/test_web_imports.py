@@ -11,12 +11,15 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from deployments import services
 from scoring.live_model import live_model
 from tests import bundles
 from tests.scoring.requests import request
 from tests.scoring.server import ROOT, database_url
+from tests.training.support import make_dataset, make_run
+from training.models import TrainingRun
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -52,6 +55,28 @@ def _site(transactional_db: None, settings: Any, tmp_path: Any) -> None:
     bundles.promote("1.0.0")
 
 
+def runs_elsewhere() -> list[str]:
+    """A run on each of Google's places, going on."""
+    make_dataset()
+    job = "projects/shop/locations/europe-west1/jobs/sentinelle-training/executions/x-1"
+    machine = "projects/shop/zones/us-central1-a/instances/ml?run=r&folder=f"
+    made = []
+    for version, launcher, handle, resources in (
+        ("2.0.0", "cloud-run", job, {"region": "europe-west1", "job": "sentinelle-training"}),
+        ("2.1.0", "vm", machine, {"zone": "us-central1-a", "machine": "ml"}),
+    ):
+        run = make_run(version)
+        TrainingRun.objects.filter(pk=run.pk).update(
+            launcher=launcher,
+            handle=handle,
+            resources={"project": "shop", **resources},
+            state="running",
+            started_at=timezone.now(),
+        )
+        made.append(str(run.pk))
+    return made
+
+
 @pytest.mark.usefixtures("_site")
 def test_no_client_of_google_is_loaded_by_a_decision_and_the_pages_of_the_admin() -> None:
     _, key = services.api_key_create(name="s", scopes=["score"], created_by="test")
@@ -60,6 +85,11 @@ def test_no_client_of_google_is_loaded_by_a_decision_and_the_pages_of_the_admin(
     session = {"HTTP_COOKIE": f"sessionid={client.cookies['sessionid'].value}"}
     asked = [["POST", "/score", {"HTTP_AUTHORIZATION": f"Api-Key {key}"}, json.dumps(request())]]
     asked += [["GET", reverse(f"admin:{view}"), session, ""] for view in VIEWS]
+    _, key = services.api_key_create(name="t", scopes=["train"], created_by="test")
+    for run in runs_elsewhere():
+        asked.append(["GET", reverse("admin:training_trainingrun_change", args=[run]), session, ""])
+        allowed = {"HTTP_AUTHORIZATION": f"Api-Key {key}"}
+        asked.append(["GET", f"/training-runs/{run}/log", allowed, ""])
     environment = {
         "DATABASE_URL": database_url(),
         "ARTIFACTS_DIR": settings.ARTIFACTS_DIR,
@@ -74,5 +104,5 @@ def test_no_client_of_google_is_loaded_by_a_decision_and_the_pages_of_the_admin(
     )
     assert process.returncode == 0, process.stderr.decode()
     statuses, modules = json.loads(process.stdout)
-    assert statuses == ["200"] * len(asked)
+    assert statuses == ["200"] * len(asked), process.stderr.decode()
     assert modules == []

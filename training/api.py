@@ -119,8 +119,7 @@ class RunLogView(JsonView):
     def get(self, request: Request, run_id: UUID) -> HttpResponse:
         """Answer the lines; `?lines=` tells how many at most."""
         count = _number(request.query_params.get("lines"), selectors.LOG_TAIL_LINES, LOG_LINES)
-        lines = selectors.run_log(_found(run_id)).splitlines()
-        return self.answer({"lines": lines[-count:]})
+        return self.answer({"lines": selectors.run_log_tail(_found(run_id), count).splitlines()})
 
 
 class RunCancelView(JsonView):

@@ -7,8 +7,10 @@ from datetime import datetime
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
-from engine.errors import StoreUnavailable
+from engine.errors import ObjectMissing, StoreUnavailable
+from engine.store import PAGE_SECONDS, open_store
 from training import selectors, services
+from training.launchers.base import LogReader
 from training.metrics import metric_tables, text_table
 from training.models import RunState, TrainingRun
 
@@ -140,25 +142,14 @@ class LogTail:
     """What a run's log gained since it was last read."""
 
     def __init__(self, run: TrainingRun) -> None:
-        self._id = run.pk
-        self._seen = ""
+        self._log = LogReader(open_store(run.folder, seconds=PAGE_SECONDS))
 
     def read(self) -> str:
         """The new text; empty when there is none, or the log can't be read now."""
         try:
-            text = selectors.run_log(selectors.run_by_id(self._id))
-        except StoreUnavailable:
+            return self._log.read()
+        except (StoreUnavailable, ObjectMissing):
             return ""
-        begins = text.startswith(self._seen)
-        # What the place says comes after what the program says, so the end may be another.
-        fresh = text[len(self._seen) :] if begins else _after_common_lines(self._seen, text)
-        self._seen = text
-        return fresh
-
-
-def _after_common_lines(before: str, after: str) -> str:
-    old = set(before.splitlines())
-    return "".join(line for line in after.splitlines(keepends=True) if line.rstrip("\n") not in old)
 
 
 def time_left(run: TrainingRun, now: datetime) -> str:

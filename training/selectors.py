@@ -11,7 +11,7 @@ from deployments.models import ModelVersion
 from engine.errors import RunRefused
 from engine.store import PAGE_SECONDS, open_store
 from training.launchers import launcher_named
-from training.launchers.base import program_log
+from training.launchers.base import program_log, program_log_tail
 from training.models import RunState, TrainingRun
 
 LOG_TAIL_LINES = 200
@@ -57,14 +57,23 @@ def runs_detailed() -> QuerySet[TrainingRun]:
     return joined.defer("report", "dataset__summary", "rule_set__source")
 
 
-def run_log_tail(run: TrainingRun) -> str:
-    """The last lines of `run_log`; raises StoreUnavailable."""
-    return "\n".join(run_log(run).splitlines()[-LOG_TAIL_LINES:])
+def run_log_tail(run: TrainingRun, lines: int = LOG_TAIL_LINES) -> str:
+    """The last lines that the run's program logged; empty before it started.
+
+    For pages, which ask again every few seconds: what its place says beside it takes Google's
+    client libraries and is for commands (`run_log`). Raises StoreUnavailable.
+    """
+    if run.started_at is None:
+        return ""
+    text = program_log_tail(open_store(run.folder, seconds=PAGE_SECONDS), lines)
+    if text or run.launcher == "local":
+        return text
+    return f"The program has logged nothing. What Google says of it: manage.py runs logs {run.pk}"
 
 
 def run_log(run: TrainingRun) -> str:
     """Everything that the run's program logged, and what its place says beside it; empty before it
-    started.
+    started. Not for pages: see `run_log_tail`.
 
     Raises StoreUnavailable.
     """

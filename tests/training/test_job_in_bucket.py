@@ -14,7 +14,7 @@ from engine.bundle import verify_bundle
 from engine.store import BucketStore, open_store
 from tests.google.gcs import CloudStorage
 from tests.training.pipeline_support import make_columns, write_dataset, write_spec
-from training.launchers.base import program_log
+from training.launchers.base import LogReader, program_log, program_log_tail
 from training.pipeline.run_folder import Heartbeat, RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,3 +157,29 @@ def test_the_log_of_a_run_is_read_chunk_by_chunk_once(bucket: str, gcs: CloudSto
     gcs.calls.clear()
     assert program_log(folder.store).splitlines()[-1].endswith("line 3")
     assert len(gcs.calls) == 2  # the list, and the new chunk
+
+
+def test_of_the_end_of_a_log_only_the_last_chunks_are_read(bucket: str, gcs: CloudStorage) -> None:
+    folder = claimed(bucket)
+    for number in range(5):
+        folder.log(f"line {number}")
+        folder.flush()
+    gcs.calls.clear()
+    tail = program_log_tail(folder.store, 1).splitlines()
+    assert [line[-6:] for line in tail] == ["line 4"]
+    assert len(gcs.calls) <= 3  # the list, and two chunks
+
+
+def test_who_follows_a_log_is_told_what_is_new(bucket: str, gcs: CloudStorage) -> None:
+    folder = claimed(bucket)
+    reader = LogReader(folder.store)
+    folder.log("line 0")
+    folder.flush()
+    assert reader.read().endswith("line 0\n")
+    assert reader.read() == ""
+    folder.store.write("log/output.txt", b"one\n")
+    assert reader.read() == "one\n"
+    folder.store.write("log/output.txt", b"one\ntwo\n")
+    gcs.calls.clear()
+    assert reader.read() == "two\n"
+    assert len(gcs.calls) == 2  # the list, and what changed

@@ -80,7 +80,36 @@ def program_log(folder: Store) -> str:
     return "".join(_chunk(folder.location, name, facts.size) for name, facts in chunks.items())
 
 
-@lru_cache(maxsize=2_000)
+def program_log_tail(folder: Store, lines: int) -> str:
+    """The last lines of `program_log`: no more chunks are read than they are in."""
+    text = ""
+    for name, facts in reversed(folder.describe_all("log").items()):
+        text = _chunk(folder.location, name, facts.size) + text
+        if text.count("\n") > lines:
+            break
+    return "\n".join(text.splitlines()[-lines:])
+
+
+class LogReader:
+    """What the program's log gained since it was last read: a chunk is fetched once."""
+
+    def __init__(self, folder: Store) -> None:
+        self._folder = folder
+        self._seen: dict[str, tuple[int, str]] = {}
+
+    def read(self) -> str:
+        """The new text; empty when there is none."""
+        fresh = ""
+        for name, facts in self._folder.describe_all("log").items():
+            size, before = self._seen.get(name, (-1, ""))
+            if facts.size != size:
+                text = self._folder.read(name).decode(errors="replace")
+                self._seen[name] = (facts.size, text)
+                fresh += text.removeprefix(before)
+        return fresh
+
+
+@lru_cache(maxsize=500)
 def _chunk(location: str, name: str, _size: int) -> str:
     """A chunk is read once: a page that follows a run asks for all of them every few seconds."""
     return open_store(location, seconds=PAGE_SECONDS).read(name).decode(errors="replace")

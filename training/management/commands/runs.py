@@ -9,7 +9,7 @@ from django.utils import timezone
 from deployments.management.base import SentinelleCommand, system_user
 from training import selectors, services
 from training.facts import moment, run_facts
-from training.following import Follower, LogTail, time_left
+from training.following import Follower, time_left
 from training.models import RunState, TrainingRun
 
 COLUMNS = ("RUN", "VERSION", "STATE", "STAGE", "DONE", "LAUNCHER", "DATA SET", "REQUESTED", "TOOK")
@@ -81,7 +81,7 @@ its latest run. Ctrl-C ends the watching, never the run."""
         Follower(self, run, with_log=options["log"]).follow()
 
     def _logs(self, run: TrainingRun, options: dict[str, Any]) -> None:
-        lines = LogTail(run).read().splitlines()
+        lines = selectors.run_log(run).splitlines()
         for line in lines[-options["lines"] :] if options["lines"] else lines:
             self.stdout.write(line)
         if not lines:
