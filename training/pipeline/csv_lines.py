@@ -8,6 +8,7 @@ that every reader understands: valid UTF-8, line feeds, the same number of field
 import csv
 import gzip
 import io
+import shutil
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -22,6 +23,11 @@ from engine.errors import InvalidDataset
 BLOCK_BYTES = 4 * 2**20
 LONGEST_LINE = 2**20
 LONGEST_RECORD_LINES = 50
+UNPACKED_TIMES = 20
+UNPACKED_BYTES = 2_000_000_000
+"""What a packed file may become: so many times its size, and this much in any case."""
+FREE_BYTES = 500_000_000
+"""What an import leaves free on the disk that it unpacks to."""
 CONTENT_LIMIT = 1_000
 """How much of a rejected row is kept."""
 
@@ -54,9 +60,11 @@ class Scan(NamedTuple):
 def read_blocks(path: Path, progress: Callable[[float], None]) -> Iterator[bytes]:
     """The file's bytes, unpacked if it is gzip, in blocks that end with a line feed.
 
-    Raises InvalidDataset when it is empty, or truncated or damaged gzip.
+    Raises InvalidDataset when it is empty, truncated or damaged gzip, or becomes too large.
     """
     size = path.stat().st_size
+    largest = max(UNPACKED_TIMES * size, UNPACKED_BYTES)
+    unpacked = 0
     carry = b""
     empty = True
     with path.open("rb") as raw:
@@ -65,6 +73,13 @@ def read_blocks(path: Path, progress: Callable[[float], None]) -> Iterator[bytes
         stream = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if packed else raw
         while block := _read(stream, path):
             empty = False
+            unpacked += len(block)
+            if packed and unpacked > largest:
+                raise InvalidDataset(
+                    f"{path.name} has {size / 1e6:,.1f} MB and unpacks to more than "
+                    f"{largest / 1e6:,.0f} MB, which no real data does. If it is right, unpack it "
+                    "first: manage.py import_dataset takes plain CSV of any size."
+                )
             cut = block.rfind(b"\n") + 1
             if cut:
                 yield carry + block[:cut]
@@ -133,8 +148,10 @@ class CsvFile:
         """Write every good row to `target`, without header; each bad line goes to `on_fault`."""
         with target.open("wb") as out:
             cleaner = _Cleaner(len(self.header), self._line, out, on_fault)
+            _refuse_full(target, self.path.name)
             cleaner.add(self._first)
             for block in self._blocks:
+                _refuse_full(target, self.path.name)
                 cleaner.add(block)
             cleaner.finish()
         return Scan(cleaner.rows, cleaner.lines)
@@ -265,6 +282,15 @@ class _Cleaner:
         if self.lines and self.lines[-1].row == entry.row:
             self.lines.pop()
         self.lines.append(entry)
+
+
+def _refuse_full(target: Path, name: str) -> None:
+    free = shutil.disk_usage(target.parent).free
+    if free < FREE_BYTES:
+        raise InvalidDataset(
+            f"{name}: only {free / 1e6:,.0f} MB are left on the disk of {target.parent}; an import "
+            f"leaves {FREE_BYTES / 1e6:,.0f} MB free. Make room, or set TMPDIR to a larger disk."
+        )
 
 
 def _is_utf8(text: bytes) -> bool:

@@ -59,6 +59,20 @@ def test_files_that_cannot_be_read(importing, content, said, skip):
     assert said in importing.refused(content, skip=skip)
 
 
+def test_a_packed_file_that_becomes_far_too_large_is_refused(importing, monkeypatch):
+    monkeypatch.setattr("training.pipeline.csv_lines.UNPACKED_BYTES", 1_000_000)
+    bomb = gzip.compress(text(line(1)) + b" " * 1_000 + (line(2) + "\n").encode() * 200_000)
+    detail = importing.refused(bomb)
+    assert "unpacks to more than" in detail
+    assert "unpack it first" in detail
+    importing(gzip.compress(text(*map(line, range(2000)))))
+
+
+def test_an_import_leaves_some_of_the_disk_free(importing, monkeypatch):
+    monkeypatch.setattr("training.pipeline.csv_lines.FREE_BYTES", 10**18)
+    assert "MB are left on the disk" in importing.refused(text(line(1), line(2)))
+
+
 def test_missing_file_and_folder(importing, tmp_path):
     assert "No such file" in importing.refused(tmp_path / "none.csv")
     assert "is a folder" in importing.refused(tmp_path)
