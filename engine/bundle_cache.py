@@ -17,7 +17,7 @@ from pathlib import Path
 
 from engine.bundle import Bundle, load_bundle, verify_bundle
 from engine.bundle_files import download_bundle
-from engine.errors import InvalidBundle
+from engine.errors import InvalidBundle, ObjectMissing
 from engine.store import LocalStore, Store
 
 NEW, OLD, LOCK = "new-", "old-", "lock"
@@ -39,6 +39,13 @@ class BundleCache:
             InvalidBundle: it is not what was registered, there or here, or does not load.
             StoreUnavailable: it is not here and the bucket does not answer.
         """
+        entry = self.fetch(source, location, manifest_sha256)
+        try:
+            return load_bundle(LocalStore(entry), location, manifest_sha256)
+        except (InvalidBundle, ObjectMissing, OSError):
+            if self._is_whole(entry, location, manifest_sha256):
+                raise
+        # Another process needed the room meanwhile.
         entry = self.fetch(source, location, manifest_sha256)
         return load_bundle(LocalStore(entry), location, manifest_sha256)
 

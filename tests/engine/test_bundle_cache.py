@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from engine.bundle import MANIFEST, publish
 from engine.bundle_cache import BundleCache
 from engine.errors import InvalidBundle, StoreUnavailable
-from engine.store import BucketStore, LocalStore, open_store
+from engine.store import BucketStore, LocalStore, Store, open_store
 from tests.engine.bundles import bundle_files, write_small_bundle
 from tests.google.gcs import CloudStorage
 
@@ -70,6 +70,25 @@ def test_without_the_bucket_what_is_here_loads(
     with pytest.raises(StoreUnavailable):
         cache.load(source, "fraud/v1.1.0", other)
     assert entries(cache) == {digest}
+
+
+def test_what_another_process_evicts_before_it_is_loaded_is_fetched_again(
+    source: BucketStore, tmp_path: Path
+) -> None:
+    class Robbed(BundleCache):
+        fetches = 0
+
+        def fetch(self, source: Store, location: str, manifest_sha256: str) -> Path:
+            entry = super().fetch(source, location, manifest_sha256)
+            self.fetches += 1
+            if self.fetches == 1:
+                shutil.rmtree(entry)
+            return entry
+
+    digest = write_small_bundle(source)
+    cache = Robbed(tmp_path / "bundles", LARGE)
+    assert cache.load(source, PREFIX, digest).manifest_sha256 == digest
+    assert cache.fetches == 2
 
 
 def entries(cache: BundleCache) -> set[str]:
