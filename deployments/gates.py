@@ -18,6 +18,7 @@ class Verdict(StrEnum):
     BETTER = "better"
     WORSE = "worse"
     TOO_CLOSE = "too close to call"
+    SAME = "the same model"
     NOT_COMPARABLE = "not comparable"
 
 
@@ -27,6 +28,7 @@ class Measured(Protocol):
     version: str
     deployable: bool
     metrics: Mapping[str, Any]
+    thresholds: Mapping[str, float]
 
 
 class Gate(NamedTuple):
@@ -52,6 +54,8 @@ class _Difference(NamedTuple):
     champion: float
     rows: int
     frauds: int
+    same_scores: bool
+    """Whether the two give each transaction the same risk."""
 
 
 class _NotComparableError(Exception):
@@ -66,9 +70,12 @@ def gate(candidate: Measured, champion: Measured | None) -> Gate:
         reason = "Nothing serves yet, so there is nothing to compare it with."
         return Gate(Verdict.FIRST, "The first champion", reason)
     try:
-        return _judge(_difference(candidate, champion), champion.version)
+        found = _difference(candidate, champion)
     except _NotComparableError as error:
         return _not_comparable(str(error))
+    if found.same_scores and candidate.thresholds == champion.thresholds:
+        return _same(found, champion.version)
+    return _judge(found, champion.version)
 
 
 def _difference(candidate: Measured, champion: Measured) -> _Difference:
@@ -120,6 +127,7 @@ def _measured_by(judge: Measured, other: Measured) -> _Difference:
         champion=metrics["baselines"]["champion"]["pr_auc"],
         rows=metrics["rows"],
         frauds=metrics["frauds"],
+        same_scores=metrics["champion"].get("same_scores", False),
     )
 
 
@@ -131,6 +139,15 @@ def _turned_round(found: _Difference) -> _Difference:
         candidate=found.champion,
         champion=found.candidate,
     )
+
+
+def _same(found: _Difference, champion: str) -> Gate:
+    reason = (
+        f"It gives each of the same {found.rows:,} transactions the same risk, and has the same "
+        "thresholds: the same data, options and seed make the same model. Train it on later data, "
+        "or with other options or another seed."
+    )
+    return Gate(Verdict.SAME, f"It is the same model as v{champion}", reason)
 
 
 def _judge(found: _Difference, champion: str) -> Gate:

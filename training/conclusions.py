@@ -11,7 +11,7 @@ from django.db import transaction
 from django.db.models import Q
 
 from deployments import selectors
-from deployments.gates import Gate, gate
+from deployments.gates import Gate, Verdict, gate
 from deployments.models import CHALLENGER, CHAMPION, ModelVersion, PromotionEvent
 from deployments.selectors import LivePointer
 from deployments.services import promote, version_propose
@@ -67,7 +67,7 @@ def _conclude(run: TrainingRun, version: ModelVersion) -> str:
     if not version.deployable:
         return f"{KEPT} proposed: it was trained on a sample."
     try:
-        return _told(_move(run, version))
+        return _move(run, version)
     except SentinelleError as error:
         done = PromotionEvent.objects.filter(to_version=version).first()
         if done is not None:
@@ -77,11 +77,14 @@ def _conclude(run: TrainingRun, version: ModelVersion) -> str:
         return f"{KEPT} {run.then}d: {error.detail}"
 
 
-def _move(run: TrainingRun, version: ModelVersion) -> PromotionEvent:
-    """Promote the version if that was asked for and the gate is open, else propose it."""
+def _move(run: TrainingRun, version: ModelVersion) -> str:
+    """Promote the version if that was asked for and the gate is open, else propose it, unless it is
+    the champion's model again; what was done."""
     for _ in range(ATTEMPTS):
         live = selectors.live_pointer(run.model.name)
         found = gate(version, live.version)
+        if found.verdict is Verdict.SAME:
+            return f"Kept, not {run.then}d. {_words(found)}"
         if run.then != Then.PROMOTE or not found.open:
             break
         words = _words(found)
@@ -90,12 +93,12 @@ def _move(run: TrainingRun, version: ModelVersion) -> PromotionEvent:
                 f" It was not promoted by itself: its thresholds were tuned with the rule set "
                 f"“{version.rule_set.name}”, and “{live.rule_set.name}” serves."
             )
-            return version_propose(version=version, actor=_actor(run), reason=words)
+            return _told(version_propose(version=version, actor=_actor(run), reason=words))
         try:
-            return _promote(run, version, live, words)
+            return _told(_promote(run, version, live, words))
         except RegistryMoved:
             continue
-    return version_propose(version=version, actor=_actor(run), reason=_words(found))
+    return _told(version_propose(version=version, actor=_actor(run), reason=_words(found)))
 
 
 def _promote(

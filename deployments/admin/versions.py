@@ -34,6 +34,7 @@ KEEP, TUNED = "keep", "tuned"
 ALTHOUGH = {
     Verdict.WORSE: "worse than the champion",
     Verdict.TOO_CLOSE: "not clearly better than the champion",
+    Verdict.SAME: "the same model as the champion",
     Verdict.NOT_COMPARABLE: "not known to be better than the champion",
 }
 GATE_KINDS = {
@@ -41,6 +42,7 @@ GATE_KINDS = {
     Verdict.BETTER: "good",
     Verdict.WORSE: "bad",
     Verdict.TOO_CLOSE: "warn",
+    Verdict.SAME: "warn",
     Verdict.NOT_COMPARABLE: "warn",
 }
 # What the page of a version shows, from top to bottom.

@@ -19,6 +19,7 @@ class Version:
     version: str
     metrics: dict[str, Any] = field(default_factory=dict)
     deployable: bool = True
+    thresholds: dict[str, float] = field(default_factory=lambda: {"review": 0.2, "block": 0.8})
 
 
 def compared(
@@ -28,6 +29,7 @@ def compared(
     champion: str = "1.0.0",
     fitted_until: str | None = "2026-01-31T23:59:59Z",
     same_dataset: bool | None = True,
+    same_scores: bool = False,
 ) -> dict[str, Any]:
     """The metrics of a version whose run compared it with the champion."""
     return bundles.METRICS | {
@@ -37,6 +39,7 @@ def compared(
             "version": champion,
             "fitted_until": fitted_until,
             "same_dataset": same_dataset,
+            "same_scores": same_scores,
         },
         "baselines": {"champion": {"pr_auc": 0.6, "roc_auc": 0.9}},
         "differences": {
@@ -98,6 +101,22 @@ def test_what_is_not_comparable_says_why(metrics, reason):
     blind = found(metrics)
     assert (blind.verdict, blind.open) == (Verdict.NOT_COMPARABLE, False)
     assert reason.lower() in blind.reason.lower()
+
+
+def test_the_same_model_is_said_to_be_the_same():
+    same = found(compared(0.0, (0.0, 0.0), same_scores=True))
+    assert (same.verdict, same.open) == (Verdict.SAME, False)
+    assert same.title == "It is the same model as v1.0.0"
+    assert "the same 20,000 transactions the same risk" in same.reason
+
+
+@pytest.mark.parametrize(
+    ("scores", "thresholds"), [(False, {}), (True, {"review": 0.1, "block": 0.8})]
+)
+def test_a_model_of_the_same_worth_or_with_other_thresholds_is_another(scores, thresholds):
+    metrics = compared(0.0, (0.0, 0.0), same_scores=scores)
+    changes = {"thresholds": thresholds} if thresholds else {}
+    assert found(metrics, **changes).verdict is Verdict.TOO_CLOSE
 
 
 def test_a_sample_is_never_comparable():

@@ -301,7 +301,21 @@ class TestEvaluate:
             "version": "1.0.0",
             "fitted_until": None,
             "same_dataset": None,
+            "same_scores": True,
         }
+
+    def test_another_risk_of_one_row_is_not_the_same_scores(self, part):
+        risk = part.scores.risk.copy()
+        risk[7] += 1e-4
+        other = evaluate(
+            part,
+            THRESHOLDS,
+            baselines={"champion": risk},
+            costs=None,
+            seed=1,
+            champion=ChampionFacts("1.0.0", None, None),
+        )
+        assert other["champion"]["same_scores"] is False
 
     def test_the_saving_of_a_worked_example(self):
         part = small_part(

@@ -4,7 +4,7 @@ The computations share no code with the pipeline: pandas and scikit-learn, row b
 possible.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -254,6 +254,7 @@ class Version:
     version: str
     metrics: dict[str, Any]
     deployable: bool = True
+    thresholds: dict[str, float] = field(default_factory=dict)
 
 
 def test_a_promotion_is_judged_by_it(report, table):

@@ -100,6 +100,15 @@ def test_promote_proposes_what_is_not_better(champion, metrics, words):
     assert proposed().reason.startswith(words)
 
 
+@pytest.mark.parametrize("then", ["propose", "promote"])
+def test_the_champions_model_again_is_kept_and_told(champion, then):
+    run = trained(then, compared(0.0, (0.0, 0.0), same_scores=True))
+    assert serving() == "1.0.0"
+    assert proposed() is None
+    words = f"v1.1.0: Kept, not {then}d. It is the same model as v1.0.0."
+    assert told(run).startswith(words)
+
+
 def test_promote_proposes_what_was_tuned_with_other_rules_than_serve(champion):
     none = RuleSet.objects.get(name="none")
     run = run_due(make_schedule(then="promote", rule_set=none), NIGHT)

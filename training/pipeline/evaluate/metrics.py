@@ -20,6 +20,8 @@ FIGURES = (*Ranking.FIGURES, DailyWallets.FIGURE)
 RULES = "rules"
 LOGISTIC = "logistic"
 CHAMPION = "champion"
+# As far as scikit-learn and what serves may differ on one model.
+SAME_SCORES = 1e-6
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Whole numbers, which have no interval.
 COUNTS = ("alerts", "true_positives", "false_positives", "false_negatives")
@@ -92,7 +94,7 @@ def evaluate(
         **_facts(part),
         "compromised_wallets_a_day": days.compromised_a_day,
         "costs": None if costs is None else msgspec.structs.asdict(costs),
-        "champion": None if champion is None else champion._asdict(),
+        "champion": None if champion is None else _champion(champion, part, baselines[CHAMPION]),
         "differences": {name: _differences(estimates, name) for name in names},
         "intervals": _without_counts(_arranged(estimates.intervals(), names)),
         "bootstrap": {
@@ -102,6 +104,12 @@ def evaluate(
             "level": LEVEL,
         },
     }
+
+
+def _champion(facts: ChampionFacts, part: TestPart, risk: Array) -> dict[str, Any]:
+    """The facts, and whether its risk of each row is the one of this version."""
+    farthest = np.max(np.abs(part.scores.risk - risk), initial=0.0)
+    return facts._asdict() | {"same_scores": bool(farthest <= SAME_SCORES)}
 
 
 def rank(scores: Array, labels: Mask) -> dict[str, float]:
