@@ -86,7 +86,11 @@ class TrainingRunAdmin(CostsAdmin):
         if not self.has_add_permission(request):
             raise PermissionDenied
         asked = {"dataset": request.GET.get("dataset", "")}
-        form = TrainForm(request.POST or None, initial=TrainForm.suggestions() | asked)
+        form = TrainForm(
+            request.POST or None,
+            initial=TrainForm.suggestions() | asked,
+            may_promote=_may_promote(request),
+        )
         if request.method == "POST" and form.is_valid():
             try:
                 run = services.run_create(
@@ -206,7 +210,7 @@ class TrainingRunAdmin(CostsAdmin):
         return services.run_restart(
             run,
             requested_by=request.user.get_username(),
-            may_promote=request.user.has_perm("deployments.promote_modelversion"),
+            may_promote=_may_promote(request),
         )
 
     # --- columns ---
@@ -285,3 +289,7 @@ class TrainingRunAdmin(CostsAdmin):
             **context,
         }
         return TemplateResponse(request, f"admin/training/trainingrun/{template}.html", context)
+
+
+def _may_promote(request: HttpRequest) -> bool:
+    return request.user.has_perm("deployments.promote_modelversion")

@@ -10,6 +10,7 @@ from django.http import HttpResponse
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 from msgspec import Meta
+from rest_framework.exceptions import PermissionDenied
 from rest_framework.request import Request
 
 from deployments.models import Scope
@@ -17,7 +18,7 @@ from engine.errors import FieldError, InvalidRequest, SentinelleError
 from scoring.api import JsonView
 from scoring.authentication import Caller
 from training import selectors, services
-from training.models import RunState, TrainingRun
+from training.models import RunState, Then, TrainingRun
 from training.options import DATES, FIELDS, read_options
 from training.places import PLACE_FIELDS, read_place
 
@@ -37,6 +38,7 @@ class NewRun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sample: Annotated[int, Meta(ge=1)] | None = None
     seed: Annotated[int, Meta(ge=0)] = 0
     launcher: str = "local"
+    then: str = Then.KEEP.value
     resources: dict[str, int | str] = {}
     options: dict[str, Any] = {}
 
@@ -55,6 +57,7 @@ class RunsView(JsonView):
     def post(self, request: Request) -> HttpResponse:
         """Answer 201 with the queued run and its address."""
         asked = _decode(self.body(request._request))
+        caller = cast(Caller, request.user)
         run = services.run_create(
             dataset=asked.dataset,
             model=asked.model or settings.MODEL_NAME,
@@ -65,7 +68,8 @@ class RunsView(JsonView):
             launcher=asked.launcher,
             resources=_resources(asked.launcher, asked.resources),
             options=_options(asked.options),
-            requested_by=cast(Caller, request.user).name,
+            requested_by=caller.name,
+            then=_then(asked.then, caller),
         )
         response = self.answer(described(selectors.run_by_id(run.pk)), status=201)
         response["Location"] = f"/training-runs/{run.pk}"
@@ -151,6 +155,7 @@ def described(run: TrainingRun) -> dict[str, Any]:
         "launcher_reason": run.launcher_reason or None,
         "resources": run.resources,
         "is_registered": run.model_version is not None,
+        "then": run.then,
         "requested_by": run.requested_by,
         "created_at": run.created_at,
         "started_at": run.started_at,
@@ -178,6 +183,14 @@ def _resources(launcher: str, given: dict[str, Any]) -> dict[str, Any]:
     if unknown := sorted(given.keys() - set(names)):
         raise _wrong(f"resources.{unknown[0]}", f"unknown; resources are {', '.join(names)}")
     return read_place(launcher, given)
+
+
+def _then(given: str, caller: Caller) -> str:
+    if given not in Then.values:
+        raise _wrong("then", f"“{given}” is unknown; there are {', '.join(Then.values)}")
+    if given == Then.PROMOTE and Scope.PROMOTE not in caller.scopes:
+        raise PermissionDenied(f"The key lacks the scope “{Scope.PROMOTE.value}”.")
+    return given
 
 
 def _options(given: dict[str, Any]) -> Any:

@@ -8,7 +8,7 @@ from django.conf import settings
 from deployments.models import RegisteredModel, RuleSet
 from engine.errors import RunRefused
 from training import selectors
-from training.models import Dataset
+from training.models import Dataset, Then
 from training.options import COUNTS, DATES, FIELDS, NUMBERS, read_options
 from training.places import LAUNCHERS, PLACE_FIELDS, read_place
 
@@ -56,8 +56,17 @@ class TrainForm(forms.Form):
         help_text="Where it executes. What is empty below has its usual value there.",
     )
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    then = forms.ChoiceField(
+        choices=Then.choices,
+        initial=Then.KEEP,
+        required=False,
+        help_text="What is done with the version if the run succeeds. Promoting takes the "
+        "permission “Can promote a model version”.",
+    )
+
+    def __init__(self, *args: Any, may_promote: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._may_promote = may_promote
         for option in (*PLACE_FIELDS, *FIELDS):
             kind = KINDS.get(option.name, forms.CharField)
             self.fields[option.name] = kind(
@@ -69,6 +78,13 @@ class TrainForm(forms.Form):
         """Initial values: the usual model, and its next minor version."""
         name = settings.MODEL_NAME
         return {"model": name, "version": selectors.next_version(name)}
+
+    def clean_then(self) -> str:
+        """Only who may promote by hand may have a run do it."""
+        then = str(self.cleaned_data["then"] or Then.KEEP)
+        if then == Then.PROMOTE and not self._may_promote:
+            raise forms.ValidationError("It takes the permission “Can promote a model version”.")
+        return then
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of `run_create` from a valid form.
@@ -86,6 +102,7 @@ class TrainForm(forms.Form):
             "seed": values["seed"],
             "launcher": launcher,
             "resources": read_place(launcher, values),
+            "then": values["then"],
             "options": read_options({option.name: values[option.name] for option in FIELDS}),
         }
 

@@ -257,6 +257,22 @@ class TestTrainForm:
         assert "Nothing was started" in page
         assert TrainingRun.objects.count() == 1
 
+    def test_only_who_may_promote_has_a_run_do_it(self, client):
+        make_dataset()
+        user = User.objects.create_user("bob", password="x", is_staff=True)
+        rights = ["add_trainingrun", "view_trainingrun"]
+        user.user_permissions.set(Permission.objects.filter(codename__in=rights))
+        client.force_login(user)
+        page = client.post(url("add"), self.form(then="promote")).content.decode()
+        assert "It takes the permission “Can promote a model version”." in page
+        assert not TrainingRun.objects.exists()
+        client.post(url("add"), self.form(then="propose"))
+        run = TrainingRun.objects.get()
+        assert run.then == "propose"
+        user.user_permissions.add(Permission.objects.get(codename="promote_modelversion"))
+        client.post(url("add"), self.form(then="promote", version="1.1.0"))
+        assert TrainingRun.objects.get(version="1.1.0").then == "promote"
+
     def test_it_suggests_the_next_version_and_the_data_set_one_comes_from(self, admin):
         make_run("1.9.3")
         page = admin.get(url("add"), {"dataset": "sales"}).content.decode()

@@ -132,6 +132,18 @@ def test_the_log_before_there_is_one(api):
     assert api.get(f"/training-runs/{make_run().pk}/log").json() == {"lines": []}
 
 
+def test_a_run_that_promotes_takes_a_key_that_may_promote(api):
+    assert post(api, then="propose").json()["then"] == "propose"
+    refused = post(api, version="1.1.0", then="promote")
+    assert (refused.status_code, refused.json()["code"]) == (403, "FORBIDDEN")
+    assert "promote" in refused.json()["detail"]
+    wrong = post(api, version="1.1.0", then="deploy")
+    assert wrong.json()["errors"][0]["field"] == "then"
+    assert TrainingRun.objects.count() == 1
+    assert post(client("train", "promote"), version="1.1.0", then="promote").status_code == 201
+    assert TrainingRun.objects.get(version="1.1.0").then == "promote"
+
+
 def test_only_a_key_that_may_train():
     for scopes, status in ((["score", "read", "promote"], 403), (["train"], 201)):
         assert post(client(*scopes)).status_code == status
