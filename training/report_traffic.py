@@ -8,8 +8,9 @@ from training.metrics import Cell, Table, at_path
 LABELS = {
     "labelled_fraud": "labelled as fraud",
     "labelled_legitimate": "labelled as legitimate",
-    "taken_as_legitimate": "taken as legitimate: no label, approved or reviewed, and old enough",
+    "taken_as_legitimate": "taken as legitimate: no label, made as far as is known, and old enough",
     "blocked_unlabelled": "blocked and not labelled: not used",
+    "not_made": "failed or cancelled and not labelled: not used",
     "too_recent": "too recent to be labelled: not used",
     "history_only": "history of the others only",
     "control_group": "let through as the control group, among those above",

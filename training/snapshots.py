@@ -1,7 +1,9 @@
 """Snapshots: data sets made from the decisions that were recorded and the labels that came.
 
 A snapshot is as of a moment: it holds what was known then, so the same call gives the same content
-whenever it is made. It is streamed: some thousand rows are in memory at a time.
+whenever it is made; but for the history that `backfill_history` loaded, which counts at any moment:
+when it was loaded is not kept row by row. A snapshot is streamed: some thousand rows are in memory
+at a time.
 """
 
 import tempfile
@@ -42,9 +44,10 @@ def snapshot_create(
 
     A decision, an outcome or a label counts if Sentinelle knew it at `as_of`; of several labels of
     a transaction the last received by then. Without one, a transaction counts as legitimate when
-    it is older than the label delay and was not blocked; a blocked or a younger one stays as
-    history, and nothing is learnt from it. The transactions of the 30 days and the label delay
-    before `since` are history too: the features of the first rows read them.
+    it is older than the label delay, was not blocked, and is not known to have failed or been
+    cancelled; another stays as history, and nothing is learnt from it. The transactions of the
+    30 days and the label delay before `since` are history too: the features of the first rows
+    read them.
 
     Args:
         as_of: aware, not in the future; now, unless an earlier state is wanted.

@@ -217,7 +217,7 @@ class TrafficReader:
         return msgspec.json.encode(sent.attributes).decode()
 
     def _loaded(self, between: _Between) -> Iterator[list[tuple[Any, ...]]]:
-        """Those that were only loaded as history, likewise."""
+        """Those that were only loaded as history, likewise, whenever they were loaded."""
         found = Attempt.objects.filter(
             record__isnull=True,
             source_time__gte=_us(self._period.history_from),

@@ -34,12 +34,12 @@ def usable_at(
     """(rows,) the rows that can be learnt from at `cut_off`, and from row `test_begins` on those
     that can be judged by.
 
-    A transaction that was blocked gets no chargeback: while nobody has stated what it was, it is
-    not legitimate to anyone.
+    Of recorded traffic, a transaction that was blocked, failed or was cancelled gets no
+    chargeback: while nobody has stated what it was, it is not legitimate to anyone.
     """
     usable = data.is_labelled.copy()
     if data.blocked is not None:
-        unknown = data.blocked & (known_at(data, label_delay) > cut_off)
+        unknown = (data.blocked | data.failed) & (known_at(data, label_delay) > cut_off)
         usable[:test_begins] &= ~unknown[:test_begins]
     return usable
 

@@ -200,7 +200,7 @@ def count_labels(data: Transactions) -> dict[str, int] | None:
         return None
     found = {
         name: data.label_from.is_in((name,))
-        for name in ("stated", "age", "blocked", "recent", "history")
+        for name in ("stated", "age", "blocked", "not_made", "recent", "history")
     }
     stated = found.pop("stated")
     counts = {
@@ -208,6 +208,7 @@ def count_labels(data: Transactions) -> dict[str, int] | None:
         "labelled_legitimate": stated & ~data.is_fraud,
         "taken_as_legitimate": found["age"],
         "blocked_unlabelled": found["blocked"],
+        "not_made": found["not_made"],
         "too_recent": found["recent"],
         "history_only": found["history"],
     }

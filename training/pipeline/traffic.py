@@ -96,13 +96,15 @@ COLUMNS_OF_TRAFFIC = (
     Column("features_sent", IDENTIFIER),
 )
 """`label_from`: `stated` by a label, taken as legitimate at that `age`; not labelled because it was
-`blocked`, because it is too `recent`, or because it is `history` before the period or without a
-decision. `accepted`: in which order transactions were. `scored_by`: the version."""
+`blocked` or `not_made` (failed or cancelled), because it is too `recent`, or because it is
+`history` before the period or without a decision. `accepted`: in which order transactions were.
+`scored_by`: the version."""
 COUNTS = {
     "labelled_fraud": "label_from = 'stated' AND is_fraud",
     "labelled_legitimate": "label_from = 'stated' AND NOT is_fraud",
     "taken_as_legitimate": "label_from = 'age'",
     "blocked_unlabelled": "label_from = 'blocked'",
+    "not_made": "label_from = 'not_made'",
     "too_recent": "label_from = 'recent'",
     "history_only": "label_from = 'history'",
     "control_group": "label_from <> 'history' AND control_share IS NOT NULL",
@@ -268,6 +270,7 @@ def _judge_labels(connection: duckdb.DuckDBPyConnection, work: Path, period: Per
                             THEN 'history'
                         WHEN fraud IS NOT NULL THEN 'stated'
                         WHEN decision = 'BLOCK' THEN 'blocked'
+                        WHEN status IN ('FAILED', 'CANCELED') THEN 'not_made'
                         WHEN created_at + {delay} > {as_of} THEN 'recent'
                         ELSE 'age' END AS label_from
             FROM {parquet_at(work / ROWS_FILE)} AS each LEFT JOIN verdicts USING (transaction_id)

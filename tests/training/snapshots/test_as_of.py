@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scoring.models import Label, ScoreRecord
+from scoring.models import Attempt, Label, Outcome, ScoreRecord
 from tests.scoring.requests import request
 from tests.training.snapshots.recorded import caller, rewrite
 from training.models import Dataset
@@ -25,11 +25,13 @@ _numbers = count()
 
 
 class Fact(NamedTuple):
-    """A decision: hours after BEGIN, and what it was."""
+    """A decision: hours after BEGIN, and what it was; how it ended, and when that was told."""
 
     made: int
     received: int
     decision: str
+    outcome: str = ""
+    told: int = 0
 
 
 class Statement(NamedTuple):
@@ -42,10 +44,14 @@ class Statement(NamedTuple):
 
 
 facts = st.builds(
-    lambda made, late, decision: Fact(made, made + late, decision),
+    lambda made, late, decision, outcome, told: Fact(
+        made, made + late, decision, outcome, made + late + told
+    ),
     st.integers(0, 120),
     st.sampled_from((0, 0, 1, 30)),
     st.sampled_from(("APPROVE", "REVIEW", "BLOCK")),
+    st.sampled_from(("", "SUCCESS", "FAILED", "CANCELED")),
+    st.sampled_from((0, 1, 60)),
 )
 statements = st.lists(
     st.builds(
@@ -76,6 +82,18 @@ def happened(decided: Iterable[Fact], stated: Iterable[Statement]) -> None:
             "attempt_id = (SELECT id FROM scoring_attempt WHERE transaction_id = %s)",
             [BEGIN + fact.made * HOUR, BEGIN + fact.received * HOUR, fact.decision, name],
         )
+    rewrite("DELETE FROM scoring_outcome")
+    attempts = dict(Attempt.objects.values_list("transaction_id", "pk"))
+    Outcome.objects.bulk_create(
+        Outcome(
+            attempt_id=attempts[name],
+            status=fact.outcome,
+            occurred_at=BEGIN + fact.made * HOUR,
+            received_at=BEGIN + fact.told * HOUR,
+        )
+        for name, fact in zip(NAMES, decided, strict=True)
+        if fact.outcome
+    )
     rewrite("DELETE FROM scoring_label")
     Label.objects.bulk_create(
         Label(
@@ -133,6 +151,8 @@ def oracle(
             expected[name] = (verdict == "fraud", "stated", known)
         elif fact.decision == "BLOCK":
             expected[name] = (None, "blocked", None)
+        elif fact.outcome in ("FAILED", "CANCELED") and BEGIN + fact.told * HOUR <= as_of:
+            expected[name] = (None, "not_made", None)
         elif made + DELAY > as_of:
             expected[name] = (None, "recent", None)
         else:
@@ -146,7 +166,7 @@ def oracle(
 @given(st.lists(facts, min_size=6, max_size=6), statements, st.integers(30, 220))
 def test_it_is_what_a_simple_oracle_says(scored, decided, stated, hours):
     # One is always of the period and received, or there would be nothing to make.
-    certain = Fact(25, 25, decided[0].decision)
+    certain = decided[0]._replace(made=25, received=25)
     decided = sorted([certain, *decided[1:]], key=lambda fact: fact.received)
     happened(decided, stated)
     as_of = BEGIN + hours * HOUR
@@ -159,6 +179,7 @@ def test_it_is_what_a_simple_oracle_says(scored, decided, stated, hours):
         "labelled_legitimate": sum(row[:2] == (False, "stated") for row in found),
         "taken_as_legitimate": sum(row[1] == "age" for row in found),
         "blocked_unlabelled": sum(row[1] == "blocked" for row in found),
+        "not_made": sum(row[1] == "not_made" for row in found),
         "too_recent": sum(row[1] == "recent" for row in found),
         "history_only": sum(row[1] == "history" for row in found),
         "control_group": 0,

@@ -108,15 +108,18 @@ def check_nobody_was_taken_for_legitimate(report, dataset, run, sent):
         record.attempt.transaction_id
         for record in ScoreRecord.objects.filter(decision="BLOCK").select_related("attempt")
     }
+    failed = {row["transaction_id"] for row in rows if row["status"] in ("FAILED", "CANCELED")}
     unknown = {row["transaction_id"] for row in rows if row["is_fraud"] is None}
     told = {facts["transaction_id"] for facts in sent if "label" in facts}
     assert len(blocked - told) > 50
-    assert blocked - told <= unknown
+    assert (blocked | failed) - told <= unknown
     judged = pq.read_table(run / "predictions.parquet").to_pylist()
     assert judged
     assert not {row["transaction_id"] for row in judged} & unknown
     counts = report["data"]["labels"]
-    assert counts["blocked_unlabelled"] + counts["too_recent"] == len(unknown)
+    assert counts["not_made"] >= len(failed - blocked - told) > 10
+    kinds = ("blocked_unlabelled", "not_made", "too_recent")
+    assert sum(counts[kind] for kind in kinds) == len(unknown)
     assert counts["too_recent"] > 10
     known = counts["labelled_fraud"] + counts["taken_as_legitimate"]
     assert known == report["data"]["rows"] == len(rows) - len(unknown)
@@ -170,6 +173,8 @@ def check_the_page(report):
     page = " ".join(report_html(run).split())
     recent = report["data"]["labels"]["too_recent"]
     assert f"too recent to be labelled: not used</th><td>{recent}<" in page
+    not_made = report["data"]["labels"]["not_made"]
+    assert f"failed or cancelled and not labelled: not used</th><td>{not_made}<" in page
     assert "Differences that nothing known explains: 1." in page
     out = StringIO()
     call_command("report", "1.1.0", stdout=out)

@@ -57,8 +57,9 @@ def test_a_file_where_every_label_is_known_is_split_as_ever(tmp_path):
     assert parts.split.train.start == 0
 
 
-def test_a_block_is_unknown_until_its_label_is(tmp_path):
-    """Blocked transactions whose label came after the cut-off are in no part that is fitted on."""
+def test_what_was_never_made_is_unknown_until_its_label_is(tmp_path):
+    """Transactions that were blocked or failed, and whose label came after the cut-off, are in no
+    part that is fitted on."""
     made = START_US + np.arange(ROWS) * 60_000_000
     known = made + np.where(np.arange(ROWS) % 2, 1, 9) * DAY
     moment = pa.timestamp("us")
@@ -68,12 +69,13 @@ def test_a_block_is_unknown_until_its_label_is(tmp_path):
         label_known_at=pa.array(known).cast(moment),
         label_from=["stated"] * ROWS,
         decision=["BLOCK" if row % 10 < 2 else "APPROVE" for row in range(ROWS)],
+        status=["FAILED" if row % 10 == 3 else "SUCCESS" for row in range(ROWS)],
     )
     test = 5_000
     cut_off = int(made[4_000])
     usable = usable_at(data, LABEL_DELAY, cut_off, test)
     expected = np.array(
-        [row % 10 >= 2 or row >= test or known[row] <= cut_off for row in range(ROWS)]
+        [row % 10 not in (0, 1, 3) or row >= test or known[row] <= cut_off for row in range(ROWS)]
     )
     assert (usable == expected).all()
     assert 0 < (~usable).sum() < 1_000

@@ -33,8 +33,9 @@ class Command(SentinelleCommand):
   manage.py snapshot_dataset spring --from 2026-03-01 --until 2026-06-01
   manage.py snapshot_dataset then --days 60 --as-of 2026-03-01T00:00:00Z --label-delay 14d
 
-What was not known at --as-of is left out. A transaction that was blocked, or is too recent to be
-labelled, and that nobody has labelled, is never taken for legitimate. docs/datasets.md has all."""
+What was not known at --as-of is left out. A transaction that was blocked, failed, was cancelled or
+is too recent to be labelled, and that nobody has labelled, is never taken for legitimate.
+docs/datasets.md has all."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("name", help="the name of the new data set")
