@@ -284,7 +284,10 @@ class TestExecute:
         assert "memory" in run.error
 
     def test_the_program_is_told_no_secret(self, monkeypatch):
-        monkeypatch.setenv("SECRET_KEY", "in-the-environment")
+        secret = ("SECRET_KEY", "DATABASE_URL", "REDIS_URL", "PGPASSWORD", "SOME_TOKEN")
+        for name in secret:
+            monkeypatch.setitem(os.environ, name, os.environ.get(name, "in-the-environment"))
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:1")
         use_fake_job(monkeypatch, "hang")
         run = make_run()
         worker = threading.Thread(target=in_thread, args=(lambda: execute(run),))
@@ -294,7 +297,8 @@ class TestExecute:
         services.run_cancel(run, now=timezone.now())
         worker.join(10)
         assert "PYTHONPATH=" in environment
-        for name in ("SECRET_KEY", "DATABASE_URL", "REDIS_URL"):
+        assert "STORAGE_EMULATOR_HOST=" in environment
+        for name in secret:
             assert f"{name}=" not in environment
 
     def test_a_database_that_is_away_for_a_while_costs_no_run(self, monkeypatch):

@@ -1,6 +1,7 @@
 """The local launcher: the training program as a child process of the worker."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,8 +21,15 @@ from training.launchers.base import Launch, Seen, program_log
 BASE_DIR = Path(__file__).resolve().parent.parent.parent
 PROGRAM = ("-m", "training.pipeline.job")
 OUTPUT = "log/output.txt"
-# The training program needs the store and nothing else.
-WITHHELD = ("SECRET_KEY", "DATABASE_URL", "REDIS_URL")
+# What the program is told of the worker's environment: how to compute, and how to reach the store.
+# Nothing else, as what a worker has may be secret.
+PASSED = re.compile(
+    r"PATH|HOME|USER|LOGNAME|LANG|LANGUAGE|LC_.*|TZ|TMPDIR|TEMP|TMP|SYSTEMROOT|VIRTUAL_ENV"
+    r"|(DY)?LD_LIBRARY_PATH|.*_THREADS|OMP_.*|KMP_.*|NUMBA_.*|MALLOC_.*"
+    r"|GOOGLE_.*|GCE_METADATA_.*|CLOUDSDK_.*|STORAGE_EMULATOR_HOST|DISABLE_GCS_.*"
+    r"|BUCKET_NAME|DATA_DIR|RUNS_DIR|ARTIFACTS_DIR|SENTINELLE_HOME"
+    r"|SSL_CERT_.*|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|(HTTPS?|NO|ALL)_PROXY|(https?|no|all)_proxy"
+)
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 # A machine that also serves gives the web processes the processor first.
 NICENESS = 10
@@ -199,7 +207,7 @@ def _cores(count: int | None) -> list[int]:
 
 
 def _environment(cores: int) -> dict[str, str]:
-    environment = {key: value for key, value in os.environ.items() if key not in WITHHELD}
+    environment = {key: value for key, value in os.environ.items() if PASSED.fullmatch(key)}
     for name in THREADS:
         given = environment.get(name, "")
         environment[name] = str(min(cores, int(given)) if given.isdigit() else cores)
