@@ -36,6 +36,18 @@ def pytest_collection_modifyitems(config, items):
     items[:] = needed
 
 
+@pytest.fixture(autouse=True)
+def _registry(request):
+    """What migrations made is there for a test in a transaction, whichever tests emptied the tables
+    before it."""
+    marker = request.node.get_closest_marker("django_db")
+    if marker and not marker.kwargs.get("transaction"):
+        from tests.bundles import seed_registry
+
+        request.getfixturevalue("_django_db_helper")
+        seed_registry()
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """A real training run that was compared with a champion (tests.training.trained.Trained)."""

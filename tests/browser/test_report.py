@@ -232,7 +232,7 @@ def test_a_failed_run_says_where_why_and_what_to_do(strict: Page, runs):
     )
     strict.goto(address(run))
     expect(strict.get_by_text("Failed at split.")).to_be_visible()
-    expect(strict.get_by_text("The test part has 0 frauds")).to_be_visible()
+    expect(strict.locator("p.run-error")).to_contain_text("The test part has 0 frauds")
     expect(strict.get_by_text("Take a longer period, other periods")).to_be_visible()
     expect(strict.locator("pre.run-log")).to_contain_text("failed at stage split")
     expect(strict.get_by_role("button", name="Start again")).to_be_visible()

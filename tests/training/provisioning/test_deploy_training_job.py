@@ -181,7 +181,6 @@ def test_two_files_of_one_name_are_refused(google: GoogleServer, tmp_path: Path)
         deploy("test-bucket", "--data", str(tmp_path / "a/x.csv"), str(tmp_path / "b/x.csv"))
 
 
-@pytest.mark.django_db
 @pytest.mark.parametrize("command", ["deploy_training_job", "run_training"])
 @pytest.mark.parametrize("version", ["1.0", "v1.0.0", "newest"])
 def test_a_version_that_is_none_is_wrong_usage(command: str, version: str) -> None:
@@ -190,6 +189,7 @@ def test_a_version_that_is_none_is_wrong_usage(command: str, version: str) -> No
     assert refused.value.returncode == 2
 
 
+@pytest.mark.django_db
 def test_run_training_makes_a_run_on_the_newest_data_set(settings: Any, cloud_folders: str) -> None:
     settings.GOOGLE_CLOUD_PROJECT = "test-project"
     for name in ("older", "newer"):
