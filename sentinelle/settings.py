@@ -131,6 +131,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "sentinelle.middleware.ContentPolicyMiddleware",
 ]
 ROOT_URLCONF = "sentinelle.urls"
 WSGI_APPLICATION = "sentinelle.wsgi.application"
@@ -188,6 +189,7 @@ SESSION_ENGINE = "django.contrib.sessions.backends.db"
 LANGUAGE_CODE = "en"
 TIME_ZONE = env_str("TIME_ZONE", "UTC")
 USE_TZ = True
+FORMAT_MODULE_PATH = ["sentinelle.formats"]
 STATIC_URL = "static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
 # Serve the admin's files from the packages themselves where nobody ran collectstatic.

@@ -43,6 +43,13 @@ def test_an_unknown_address_is_a_problem(client: Client) -> None:
     assert answer.json()["code"] == "NOT_FOUND"
 
 
+def test_pages_carry_a_content_policy_and_data_does_not(client: Client) -> None:
+    page = client.get("/admin/login/")
+    assert "default-src 'none'; script-src 'self'; " in page["Content-Security-Policy"]
+    assert "unsafe" not in page["Content-Security-Policy"]
+    assert "Content-Security-Policy" not in client.get("/score/")
+
+
 def test_a_content_type_that_cannot_be_parsed_is_refused() -> None:
     from sentinelle.wsgi import application
 

@@ -40,7 +40,8 @@ def fraud(transactional_db, settings, tmp_path: Path) -> None:
 
 @pytest.fixture
 def page(browser: Browser, live_server, fraud) -> Iterator[Page]:
-    """A page whose addresses are relative to the server. An error in its scripts fails the test."""
+    """A page whose addresses are relative to the server. An error in its scripts, or what the
+    content policy of the pages forbids, fails the test."""
     context = browser.new_context(
         base_url=live_server.url, viewport={"width": 1360, "height": 900}, locale="en-GB"
     )
@@ -48,6 +49,10 @@ def page(browser: Browser, live_server, fraud) -> Iterator[Page]:
     opened.set_default_timeout(15_000)
     errors: list[str] = []
     opened.on("pageerror", lambda error: errors.append(str(error)))
+    opened.on(
+        "console",
+        lambda said: errors.append(said.text) if "Content Security Policy" in said.text else None,
+    )
     yield opened
     context.close()
     assert errors == []
