@@ -1,5 +1,6 @@
 """Training runs over HTTP: translate in, one call, translate out. The contract is docs/api.md."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, cast
 from uuid import UUID
@@ -18,13 +19,16 @@ from engine.errors import FieldError, InvalidRequest, SentinelleError
 from scoring.api import JsonView
 from scoring.authentication import Caller
 from training import selectors, services
+from training.launchers.choose import AUTO
 from training.models import RunState, Then, TrainingRun
 from training.options import DATES, FIELDS, read_options
-from training.places import PLACE_FIELDS, read_place
+from training.places import LAUNCHERS, PLACE_FIELDS, read_place
 
 PAGE = 50
 MOST = 200
 LOG_LINES = 1_000
+FILTERS = ("state", "model", "launcher", "limit", "before")
+CHOSEN = [name for name in LAUNCHERS if name != AUTO]
 OPTIONS = {field.name for field in FIELDS}
 
 
@@ -78,6 +82,7 @@ class RunsView(JsonView):
     def get(self, request: Request) -> HttpResponse:
         """Answer the most recent runs first, and the address of the next page."""
         asked = request.query_params
+        _refuse_unknown(asked, FILTERS)
         runs = selectors.runs_detailed()
         if state := asked.get("state"):
             if state not in RunState.values:
@@ -85,6 +90,10 @@ class RunsView(JsonView):
             runs = runs.filter(state=state)
         if model := asked.get("model"):
             runs = runs.filter(model__name=model)
+        if launcher := asked.get("launcher"):
+            if launcher not in CHOSEN:
+                raise _wrong("launcher", f"expected one of {', '.join(CHOSEN)}")
+            runs = runs.filter(launcher=launcher)
         limit = _number(asked.get("limit"), PAGE)
         if before := asked.get("before"):
             last = _found(before)
@@ -227,6 +236,17 @@ def _number(text: str | None, default: int, most: int = MOST) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= most:
         raise _wrong("limit", f"expected a number from 1 to {most}")
     return int(text)
+
+
+def _refuse_unknown(asked: Any, known: Sequence[str]) -> None:
+    errors = [
+        FieldError(name, f"unknown; expected {', '.join(known)}")
+        for name in sorted(asked)
+        if name not in known
+    ]
+    if errors:
+        names = ", ".join(error.field for error in errors)
+        raise InvalidRequest(f"These parameters are not known: {names}.", errors)
 
 
 def _wrong(field: str, message: str) -> InvalidRequest:

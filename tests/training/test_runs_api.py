@@ -109,6 +109,15 @@ def test_pages_and_filters(api):
     assert api.get("/training-runs?state=asleep").json()["errors"][0]["field"] == "state"
     assert api.get("/training-runs?limit=0").json()["errors"][0]["field"] == "limit"
     assert api.get("/training-runs?model=other").json()["results"] == []
+    assert len(api.get("/training-runs?launcher=local").json()["results"]) == 5
+    assert api.get("/training-runs?launcher=vm").json()["results"] == []
+    assert api.get("/training-runs?launcher=moon").json()["errors"][0]["field"] == "launcher"
+
+
+def test_unknown_parameters_of_the_list_are_named(api):
+    refused = api.get("/training-runs?states=queued&limit=2&page=3")
+    assert (refused.status_code, refused["Content-Type"]) == (400, "application/problem+json")
+    assert [error["field"] for error in refused.json()["errors"]] == ["page", "states"]
 
 
 def test_cancelling_and_then_again(api):

@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from engine.errors import RunRefused
+from engine.errors import FieldError, RunRefused
 from training.launchers.base import Launch, Launcher, PlaceBusy, Seen
 
 __all__ = ["Launch", "Launcher", "PlaceBusy", "Seen", "launcher_named"]
@@ -21,7 +21,8 @@ def launcher_named(name: str) -> Launcher:
     if name not in _LAUNCHERS:
         if name not in CLASSES:
             known = ", ".join(CLASSES)
-            raise RunRefused(f"There is no launcher “{name}”; there is {known}.")
+            message = f"There is no launcher “{name}”; there is {known}."
+            raise RunRefused(message, [FieldError("launcher", message)])
         module, _, kind = CLASSES[name].rpartition(".")
         _LAUNCHERS[name] = getattr(import_module(module), kind)()
     return _LAUNCHERS[name]
