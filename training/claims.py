@@ -113,6 +113,14 @@ def _champion(model: RegisteredModel) -> Champion | None:
     )
 
 
+def _started_as(handle: str) -> str:
+    """Where a run was started, from its launcher's handle; that of a process is `host:pid`."""
+    host, colon, process = handle.rpartition(":")
+    if colon and process.isdigit():
+        return f"Started as process {process} on {host}."
+    return f"Started there as {handle}."
+
+
 def run_started(run_id: uuid.UUID, *, worker: str, handle: str, now: datetime) -> bool:
     """Note that the place has the run, under `handle`. False when the worker has lost it."""
     return transitions.move(
@@ -120,7 +128,7 @@ def run_started(run_id: uuid.UUID, *, worker: str, handle: str, now: datetime) -
         RunState.STARTING,
         RunState.RUNNING,
         by=worker,
-        message=f"Its place has it: {handle}",
+        message=_started_as(handle),
         now=now,
         held_by=worker,
         shown="",

@@ -43,7 +43,8 @@ def run_find(text: str) -> TrainingRun:
         return found[0]
     what = "More than one run begins with" if found else "There is no training run"
     recent = ", ".join(
-        f"{run.pk} ({run.model.name} v{run.version}, {run.state})" for run in runs[:RECENT_RUNS]
+        f"{str(run.pk)[:8]} ({run.model.name} v{run.version}, {run.state})"
+        for run in runs[:RECENT_RUNS]
     )
     raise RunRefused(f"{what} “{text}”. Most recent runs: {recent or 'none yet'}.")
 

@@ -226,10 +226,14 @@ def run_cancel(run: TrainingRun, *, now: datetime, by: str = "") -> None:
             transitions.note(run.pk, "Cancelling was asked for.", by, now)
     if not asked and not begun.exists():
         run.refresh_from_db()
-        raise RunConflict(f"This run has already ended: it is {run.state}.")
+        raise RunConflict(f"This run has already ended: it {_how_ended(run.state)}.")
     if begun.filter(next_step_at__isnull=False).update(next_step_at=now):
         messages.send_on_commit(messages.STEP_RUN, run.pk)
     runs_fail_abandoned(now=now)
+
+
+def _how_ended(state: str) -> str:
+    return "was cancelled" if state == RunState.CANCELLED else f"has {state}"
 
 
 def runs_fail_abandoned(*, now: datetime) -> int:

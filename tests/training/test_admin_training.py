@@ -179,7 +179,7 @@ class TestRuns:
         data = {"action": "cancel_selected", "_selected_action": [queued.pk, ended.pk]}
         page = admin.post(url("changelist"), data, follow=True).content.decode()
         assert "Cancelled: fraud v1.0.0." in page
-        assert "v1.2.0: This run has already ended: it is failed." in page
+        assert "v1.2.0: This run has already ended: it has failed." in page
         data["action"] = "restart_selected"
         page = admin.post(url("changelist"), data, follow=True).content.decode()
         assert "Started again: " in page

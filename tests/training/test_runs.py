@@ -344,7 +344,7 @@ class TestCancelAndRestart:
     def test_an_ended_run_is_not_cancelled(self):
         run = make_run()
         services.run_cancel(run, now=timezone.now())
-        with pytest.raises(RunRefused, match="already ended: it is cancelled"):
+        with pytest.raises(RunRefused, match="already ended: it was cancelled"):
             services.run_cancel(run, now=timezone.now())
 
     def test_starting_again_makes_a_new_run_with_the_same_parameters(self):

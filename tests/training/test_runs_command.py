@@ -60,8 +60,8 @@ def test_watch_shows_the_log_and_how_it_ended(monkeypatch):
 
 def test_cancel_twice_says_how_it_ended():
     run = make_run()
-    assert f"Run {run.pk} is cancelled." in runs("cancel", "1.0.0")
-    with pytest.raises(CommandError, match="already ended: it is cancelled"):
+    assert f"Run {run.pk} was cancelled." in runs("cancel", "1.0.0")
+    with pytest.raises(CommandError, match="already ended: it was cancelled"):
         runs("cancel", "1.0.0")
 
 

@@ -399,7 +399,7 @@ class TestCancelAndSuccess:
         monkeypatch.setattr(registration, "version_insert", cancelled_meanwhile)
         assert timeline(post.go_on(run)) == SUCCESS
         threads[0].join(10)
-        assert refusals == ["This run has already ended: it is succeeded."]
+        assert refusals == ["This run has already ended: it has succeeded."]
 
     def test_at_the_same_time(self, post):
         run = post.go_on(prepared("succeed"), until="running")

@@ -60,7 +60,8 @@ its latest run. Ctrl-C ends the watching, never the run."""
                 runs = runs.filter(**{path: options[name]})
         rows = [_row(run) for run in runs[: options["limit"]]]
         if not rows:
-            self.stdout.write("There is no such run. Start one: manage.py train --help")
+            what = "There is no such run." if TrainingRun.objects.exists() else "No run yet."
+            self.stdout.write(f"{what} Start one: manage.py train --help")
             return
         widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
         for row in (COLUMNS, *rows):
@@ -93,7 +94,8 @@ its latest run. Ctrl-C ends the watching, never the run."""
         if run.is_active:
             self.stdout.write(f"{run} will be cancelled. Watch it: manage.py runs watch {run.pk}")
         else:
-            self.stdout.write(f"Run {run.pk} is {run.state}.")
+            ended = "was cancelled" if run.state == RunState.CANCELLED else f"has {run.state}"
+            self.stdout.write(f"Run {run.pk} {ended}.")
 
 
 def _row(run: TrainingRun) -> tuple[str, ...]:
