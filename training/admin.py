@@ -13,6 +13,8 @@ from django.urls import path, reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
+from deployments.admin.base import moment
+from deployments.costs import dollars
 from engine.errors import RunRefused, StoreUnavailable
 from training import selectors, services
 from training.badges import state_badge
@@ -34,10 +36,10 @@ __all__ = ["DatasetAdmin", "DatasetUploadAdmin", "RetrainingScheduleAdmin", "Tra
 @admin.register(TrainingRun)
 class TrainingRunAdmin(CostsAdmin):
     list_display = [
-        "version_name", "state_and_stage", "dataset_name", "pr_auc", "recall_reviewed",
-        "duration", "requested",
+        "version_name", "state_and_stage", "launcher", "dataset_name", "pr_auc",
+        "recall_reviewed", "duration", "cost", "requested",
     ]  # fmt: skip
-    list_filter = ["state", "model", "dataset", "rule_set", "created_at"]
+    list_filter = ["state", "launcher", "model", "dataset", "rule_set", "created_at"]
     search_fields = ["version", "dataset__name", "requested_by", "id", "error"]
     date_hierarchy = "created_at"
     actions = ["cancel_selected", "restart_selected"]
@@ -133,6 +135,7 @@ class TrainingRunAdmin(CostsAdmin):
             remedy=remedy(run.stage, run.error),
             log=log,
             **report_context(run.report),
+            has_report=not run.is_active and bool(run.report),
             can_cancel=run.is_active and self.has_cancel_permission(request),
             can_restart=run.can_restart and self.has_restart_permission(request),
         )
@@ -238,7 +241,7 @@ class TrainingRunAdmin(CostsAdmin):
     def dataset_name(self, run: TrainingRun) -> str:
         return f"{run.dataset.name}, last {run.sample:,}" if run.sample else run.dataset.name
 
-    @admin.display(description="average precision")
+    @admin.display(description="AP")
     def pr_auc(self, run: TrainingRun) -> str:
         if run.model_version is None or "pr_auc" not in run.model_version.metrics:
             return "-"
@@ -254,9 +257,16 @@ class TrainingRunAdmin(CostsAdmin):
     def duration(self, run: TrainingRun) -> str:
         return duration_in_words(run.duration)
 
+    @admin.display(description="cost")
+    def cost(self, run: TrainingRun) -> str:
+        if run.launcher == "local":
+            return "-"
+        usd = run.estimated_cost_usd if run.is_active else run.cost_usd
+        return f"{'~' if run.is_active and usd is not None else ''}{dollars(usd)}"
+
     @admin.display(description="requested", ordering="created_at")
     def requested(self, run: TrainingRun) -> str:
-        return f"{timezone.localtime(run.created_at):%Y-%m-%d %H:%M}"
+        return moment(run.created_at)
 
     # --- the run's page ---
 

@@ -12,7 +12,7 @@ from django.shortcuts import get_object_or_404, redirect
 from django.urls import path, reverse
 from django.utils.html import format_html, format_html_join
 
-from deployments.admin.base import ReadOnlyAdmin
+from deployments.admin.base import ReadOnlyAdmin, moment
 from engine.errors import InvalidDataset, SentinelleError
 from training.datasets import dataset_delete
 from training.models import Dataset
@@ -26,7 +26,7 @@ DOWNLOADS = {"data": "data.parquet", "rejects": "rejects.csv"}
 class DatasetAdmin(ReadOnlyAdmin):
     list_display = [
         "name", "rows_count", "frauds_count", "fraud_rate", "period", "rejected_count",
-        "runs_count", "created_at",
+        "runs_count", "made",
     ]  # fmt: skip
     list_filter = ["preset", "created_at"]
     search_fields = ["name", "fingerprint"]
@@ -80,6 +80,10 @@ class DatasetAdmin(ReadOnlyAdmin):
         if dataset.first_at is None or dataset.last_at is None:
             return "-"
         return f"{dataset.first_at:%Y-%m-%d} to {dataset.last_at:%Y-%m-%d}"
+
+    @admin.display(description="created", ordering="created_at")
+    def made(self, dataset: Dataset) -> str:
+        return moment(dataset.created_at)
 
     @admin.display(description="rejected", ordering="rejected")
     def rejected_count(self, dataset: Dataset) -> str:

@@ -57,7 +57,7 @@ class RetrainingScheduleAdmin(ReadOnlyAdmin):
         "name_and_state", "model", "data", "when", "next_time", "last_run", "launcher",
         "what_then",
     ]  # fmt: skip
-    list_filter = ["model"]
+    list_filter = ["enabled", "launcher", "then", "model"]
     list_select_related = ["model", "dataset"]
     search_fields = ["name", "model__name", "dataset__name", "created_by"]
     actions = ["enable_selected", "disable_selected", "run_selected", "remove_selected"]

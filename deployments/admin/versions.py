@@ -156,7 +156,7 @@ class ModelVersionAdmin(MovesAdmin):
             return "–"
         return format_html("{} by {}: {}", moment(event.at), event.actor, event.reason)
 
-    @admin.display(description="average precision", ordering="metrics__pr_auc")
+    @admin.display(description="AP", ordering="metrics__pr_auc")
     def average_precision(self, version: ModelVersion) -> str:
         return _beside_champion(AVERAGE_PRECISION, version)
 
@@ -164,7 +164,7 @@ class ModelVersionAdmin(MovesAdmin):
     def roc_auc(self, version: ModelVersion) -> str:
         return _beside_champion(ROC_AUC, version)
 
-    @admin.display(description="recall at 1 %", ordering="metrics__recall_at_1_percent")
+    @admin.display(description="recall 1 %", ordering="metrics__recall_at_1_percent")
     def recall_at_1(self, version: ModelVersion) -> str:
         return _beside_champion(RECALL_AT_1, version)
 

@@ -168,6 +168,7 @@ class ScoreRecordAdmin(ReadOnlyAdmin):
 
     list_display = (
         "transaction_id",
+        "scored",
         "decision_badge",
         "risk",
         "label",
@@ -175,7 +176,6 @@ class ScoreRecordAdmin(ReadOnlyAdmin):
         "amount",
         "wallets",
         "version",
-        "scored",
     )
     list_filter = (
         "decision",
