@@ -208,6 +208,11 @@ LOGIN_URL = "admin:login"
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1_000_000
 # Of a file that becomes a data set; larger ones are imported by command.
 UPLOAD_MAX_MB = env_int("UPLOAD_MAX_MB", 500, 1, 100_000)
+FILE_UPLOAD_HANDLERS = [
+    "training.upload_handler.SizeLimit",
+    "django.core.files.uploadhandler.MemoryFileUploadHandler",
+    "django.core.files.uploadhandler.TemporaryFileUploadHandler",
+]
 STORAGES = storages(BUCKET_NAME, HOME.uploads)
 
 SECURE_SSL_REDIRECT = HTTPS

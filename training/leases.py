@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from threading import Event, Thread
 
 from django.conf import settings
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, InterfaceError, connection
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def lease_kept(what: str, renew: Callable[[], object]) -> Iterator[None]:
             while not done.wait(settings.TRAINING_LEASE_SECONDS / 3):
                 try:
                     renew()
-                except DatabaseError as error:
+                except (DatabaseError, InterfaceError) as error:
                     logger.warning("%s: its lease was not renewed: %s", what, error)
                     connection.close()
         finally:

@@ -318,6 +318,19 @@ def test_a_storage_that_does_not_take_the_file_is_told(
     assert not DatasetUpload.objects.exists()
 
 
+def test_a_request_that_is_too_large_is_refused_before_it_is_stored(
+    place: str, ana: Client, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored: list[int] = []
+    handler = "django.core.files.uploadhandler.TemporaryFileUploadHandler.new_file"
+    monkeypatch.setattr(handler, lambda *_, **__: stored.append(1))
+    settings.UPLOAD_MAX_MB = 1
+    file = SimpleUploadedFile("sales.csv", b"x" * 2_600_000)
+    assert ana.post(ADD, {"name": "sales", "file": file}).status_code == 400
+    assert stored == []
+    assert not DatasetUpload.objects.exists()
+
+
 def test_permissions_are_respected(place: str, staff: Callable[..., Client]) -> None:
     upload = work(send())
     dataset = upload.dataset
