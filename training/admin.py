@@ -6,7 +6,7 @@ from typing import Any
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
@@ -62,14 +62,19 @@ class TrainingRunAdmin(CostsAdmin):
 
     def get_urls(self) -> list[Any]:
         wrap = self.admin_site.admin_view
+        expected = path("expected/", wrap(self.expected_view), name="training_trainingrun_expected")
         return [
-            path(f"<uuid:run_id>/{verb}/", wrap(view), name=f"training_trainingrun_{verb}")
-            for verb, view in (
-                ("cancel", self.cancel_view),
-                ("restart", self.restart_view),
-                ("report", self.report_view),
-            )
-        ] + super().get_urls()
+            expected,
+            *(
+                path(f"<uuid:run_id>/{verb}/", wrap(view), name=f"training_trainingrun_{verb}")
+                for verb, view in (
+                    ("cancel", self.cancel_view),
+                    ("restart", self.restart_view),
+                    ("report", self.report_view),
+                )
+            ),
+            *super().get_urls(),
+        ]
 
     # --- pages ---
 
@@ -105,6 +110,12 @@ class TrainingRunAdmin(CostsAdmin):
                     messages.warning(request, run.message)
                 return redirect(self._address("change", run.pk))
         return self._page(request, "train", "Train a version", form=form)
+
+    def expected_view(self, request: HttpRequest) -> HttpResponse:
+        """What to expect of the run in the form, for its page."""
+        if not self.has_add_permission(request):
+            raise PermissionDenied
+        return JsonResponse(TrainForm(request.GET).expected())
 
     def change_view(
         self,

@@ -1,6 +1,6 @@
 """The form that starts a training run."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from django import forms
 from django.conf import settings
@@ -8,9 +8,11 @@ from django.conf import settings
 from deployments.models import RegisteredModel, RuleSet
 from engine.errors import RunRefused
 from training import selectors
+from training.launchers.choose import AUTO, choose, run_estimate
+from training.launchers.resources import resources_for
 from training.models import Dataset, Then
 from training.options import COUNTS, DATES, FIELDS, NUMBERS, read_options
-from training.places import LAUNCHERS, PLACE_FIELDS, read_place
+from training.places import LAUNCHERS, PLACE_FIELDS, read_place, what_lacks
 
 # Options that are not text.
 KINDS: dict[str, type[forms.Field]] = {
@@ -18,6 +20,27 @@ KINDS: dict[str, type[forms.Field]] = {
     **dict.fromkeys(NUMBERS, forms.FloatField),
     **dict.fromkeys((*COUNTS, "cpu"), forms.IntegerField),
 }
+
+
+GROUPS = (
+    ("What", ("model", "dataset", "version", "rules", "sample", "seed")),
+    ("Where it runs", ("launcher", *(place.name for place in PLACE_FIELDS))),
+    ("Then", ("then",)),
+    (
+        "Periods",
+        ("train_from", "train_until", "validate_until", "test_until", "label_delay", "cut_off"),
+    ),
+    ("Search", ("search", "budget")),
+    ("Thresholds", ("review_rate", "block_rate", "cost_review", "cost_block_legit")),
+    ("Features and memory", ("without", "fit_rows", "memory_limit")),
+)
+
+
+class Group(NamedTuple):
+    """Fields of the form under one heading."""
+
+    title: str
+    fields: list[forms.BoundField]
 
 
 class TrainForm(forms.Form):
@@ -72,6 +95,42 @@ class TrainForm(forms.Form):
             self.fields[option.name] = kind(
                 required=False, label=option.label, help_text=option.help
             )
+        for name in DATES:
+            self.fields[name].widget.attrs["placeholder"] = "2026-01-31 00:00"
+            self.fields[name].help_text += f" In {settings.TIME_ZONE}."
+        self.fields["launcher"].choices = [  # type: ignore[attr-defined]
+            (name, f"{words} (needs {lacking})" if (lacking := what_lacks(name)) else words)
+            for name, words in LAUNCHERS.items()
+        ]
+
+    def groups(self) -> list[Group]:
+        """The fields under their headings."""
+        return [Group(title, [self[name] for name in names]) for title, names in GROUPS]
+
+    def expected(self) -> dict[str, Any]:
+        """What to expect of the run in a form that may not be complete yet: one sentence, and
+        what may go wrong."""
+        self.is_valid()
+        values = {name: self.cleaned_data.get(name) for name in self.fields}
+        launcher, dataset = values["launcher"] or "local", values["dataset"]
+        model = values["model"].name if values["model"] else settings.MODEL_NAME
+        if dataset is None:
+            return {"words": "Choose a data set to see how long it takes.", "warnings": []}
+        try:
+            place = read_place(launcher, values)
+            options = read_options({option.name: values[option.name] for option in FIELDS})
+            if launcher == AUTO:
+                rows = min(values["sample"] or dataset.rows, dataset.rows)
+                choice = choose(rows, options, model=model, given=place)
+                launcher, found = choice.launcher, choice.estimate
+            else:
+                resources = resources_for(launcher, place)
+                found = run_estimate(
+                    launcher, resources, dataset, values["sample"], options, model=model
+                )
+        except RunRefused as refusal:
+            return {"words": refusal.detail, "warnings": []}
+        return {"words": f"{LAUNCHERS[launcher]}: {found.words}", "warnings": found.warnings}
 
     @staticmethod
     def suggestions() -> dict[str, Any]:

@@ -81,7 +81,7 @@ FIELDS = (
     OptionField(
         "budget",
         ("search", "minutes"),
-        "Budget",
+        "Search minutes",
         "Minutes that the search may take (30); the best so far is kept.",
     ),
     OptionField(

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from django.conf import settings
+
 from engine.errors import FieldError, RunRefused
 from training.launchers.choose import AUTO
 from training.launchers.resources import KINDS
@@ -38,7 +40,7 @@ PLACE_FIELDS = (
     ),
     PlaceField(
         "timeout",
-        "At most",
+        "Time limit",
         "DURATION",
         "Such as 2h: how long the job or the machine may take.",
         "timeout_s",
@@ -50,6 +52,19 @@ PLACE_FIELDS = (
         "machine_type", "Machine type", "TYPE", "Of the machine, such as e2-medium.", "machine_type"
     ),
 )
+
+
+def what_lacks(launcher: str) -> str:
+    """The settings without which a launcher can't be chosen; empty when it has what it needs."""
+    if launcher in ("local", AUTO):
+        return ""
+    folders = (settings.DATA_DIR, settings.RUNS_DIR, settings.ARTIFACTS_DIR)
+    lacking = []
+    if not settings.GOOGLE_CLOUD_PROJECT:
+        lacking.append("GOOGLE_CLOUD_PROJECT")
+    if not all(str(folder).startswith("gs://") for folder in folders):
+        lacking.append("BUCKET_NAME")
+    return " and ".join(lacking)
 
 
 def read_place(launcher: str, given: Mapping[str, Any]) -> dict[str, Any]:
