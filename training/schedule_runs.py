@@ -6,19 +6,15 @@ one transaction with the run that is made for it.
 """
 
 import logging
-import threading
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 
 from django.conf import settings
 from django.db import (
-    DatabaseError,
     IntegrityError,
     InterfaceError,
     OperationalError,
-    connection,
     transaction,
 )
 from django.db.models import Q, QuerySet
@@ -27,6 +23,7 @@ from django.utils import timezone
 from engine.errors import InvalidDataset, RunRefused, SentinelleError, StoreUnavailable
 from engine.features.catalogue import LABEL_DELAY
 from training import selectors, services
+from training.leases import lease_kept
 from training.models import (
     ACTIVE,
     Dataset,
@@ -73,7 +70,8 @@ def schedule_run_due(schedule_id: int, *, now: datetime, worker: str) -> Trainin
     try:
         if due is None:
             return None
-        with _lease_kept(schedule):
+        # A data set of a month's traffic takes longer than a lease.
+        with lease_kept(f"Schedule {schedule.name}", partial(_renew, schedule)):
             return _make_run(schedule, due, now)
     except (ScheduleWaits, StoreUnavailable) as reason:
         _tell_waiting(schedule, str(reason), due, now)
@@ -238,26 +236,5 @@ def _lease(now: datetime) -> datetime:
     return now + timedelta(seconds=settings.TRAINING_LEASE_SECONDS)
 
 
-@contextmanager
-def _lease_kept(schedule: RetrainingSchedule) -> Iterator[None]:
-    """Renew the lease from a thread: a data set of a month's traffic takes longer than a lease."""
-    over = threading.Event()
-    renewing = threading.Thread(target=_renew, args=(schedule, over), daemon=True)
-    renewing.start()
-    try:
-        yield
-    finally:
-        over.set()
-        renewing.join()
-
-
-def _renew(schedule: RetrainingSchedule, over: threading.Event) -> None:
-    try:
-        while not over.wait(settings.TRAINING_LEASE_SECONDS / 3):
-            try:
-                _held(schedule).update(lease_until=_lease(timezone.now()))
-            except (DatabaseError, InterfaceError) as error:
-                logger.warning("Schedule %s: its lease was not renewed: %s", schedule.name, error)
-                connection.close()
-    finally:
-        connection.close()
+def _renew(schedule: RetrainingSchedule) -> None:
+    _held(schedule).update(lease_until=_lease(timezone.now()))
