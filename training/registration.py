@@ -8,10 +8,10 @@ import msgspec
 from django.conf import settings
 from django.db import transaction
 
-from deployments.models import ModelVersion, RegisteredModel
+from deployments.models import ModelVersion
 from deployments.services import version_insert, version_verified
-from engine.bundle import MANIFEST, publish
-from engine.errors import RunRefused, SentinelleError, StoreUnavailable
+from engine.bundle import publish
+from engine.errors import ObjectMissing, RunRefused, SentinelleError, StoreUnavailable
 from engine.store import Store, open_store
 from training import transitions
 from training.claims import run_end_cancelled, run_fail
@@ -92,17 +92,18 @@ def _register(run: TrainingRun, worker: str, report: dict[str, Any], now: dateti
     """Publish the bundle, verify it, and then insert its version with the run's end in one short
     transaction.
 
-    A worker that dies before that leaves files that nothing refers to; the next attempt at the same
-    version clears them away or takes them as they are.
+    A worker that dies before that leaves files that nothing refers to, and that are never deleted:
+    they may be another's who is at it. The next attempt at the same version goes on with them if
+    they are its own, or publishes beside them. No transaction waits for the bucket.
     """
-    location = f"{run.model.name}/v{run.version}"
     digest = report["manifest_sha256"]
-    artifacts = open_store(settings.ARTIFACTS_DIR)
+    artifacts, folder = open_store(settings.ARTIFACTS_DIR), open_store(run.folder)
     with transaction.atomic():
         if not _still_wanted(run, worker, now):
             return False
-        _discard_unregistered(run.model, run.version, artifacts, location)
-    publish(open_store(run.folder), BUNDLE, artifacts, location, digest)
+        _refuse_registered(run)
+    location = _location(run, artifacts, folder)
+    publish(folder, BUNDLE, artifacts, location, digest)
     version = version_verified(
         model=run.model,
         version=run.version,
@@ -150,11 +151,20 @@ def _still_wanted(run: TrainingRun, worker: str, now: datetime) -> bool:
     return True
 
 
-def _discard_unregistered(
-    model: RegisteredModel, version: str, artifacts: Store, location: str
-) -> None:
-    if ModelVersion.objects.filter(model=model, version=version).exists():
-        raise RunRefused(f"{model.name} v{version} was registered meanwhile.")
-    # The manifest first: a bundle is one only while it has it.
-    for name in sorted(artifacts.list(location), key=lambda name: not name.endswith(MANIFEST)):
-        artifacts.delete(name)
+def _refuse_registered(run: TrainingRun) -> None:
+    if ModelVersion.objects.filter(model=run.model, version=run.version).exists():
+        raise RunRefused(f"{run.model.name} v{run.version} was registered meanwhile.")
+
+
+def _location(run: TrainingRun, artifacts: Store, folder: Store) -> str:
+    """Where the run's bundle goes: fraud/v1.0.0, or fraud/v1.0.0-RUN when another bundle of that
+    version was left there, whole or in part."""
+    usual = f"{run.model.name}/v{run.version}"
+    for name in artifacts.list(usual):
+        try:
+            own = folder.read(BUNDLE + name.removeprefix(usual))
+        except ObjectMissing:
+            own = None
+        if own != artifacts.read(name):
+            return f"{usual}-{run.pk.hex[:8]}"
+    return usual

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from django.db import connection
 from django.utils import timezone
 
 from deployments.models import ModelVersion, RuleSet
@@ -119,6 +120,46 @@ def test_a_failure_between_publishing_and_the_end_leaves_no_version(monkeypatch)
     again = trained(bundle={"training": {"another": "bundle"}})
     assert finish(again)
     assert ModelVersion.objects.get().training_run_id == again.pk
+
+
+@pytest.mark.parametrize("left", ["whole", "part"])
+def test_what_another_attempt_has_left_stays_and_is_in_the_way_of_nobody(settings, left):
+    """Who left it may only have been paused, and go on."""
+    store = open_store(settings.ARTIFACTS_DIR)
+    names = ["manifest.json", "supervised.treelite"] if left == "whole" else ["supervised.treelite"]
+    for name in names:
+        store.create_if_absent(f"fraud/v1.0.0/{name}", b"another's")
+    assert finish(trained())
+    version = ModelVersion.objects.get()
+    assert version.location == f"fraud/v1.0.0-{version.training_run_id.hex[:8]}"
+    load_bundle(store, version.location, version.manifest_sha256)
+    assert all(store.read(f"fraud/v1.0.0/{name}") == b"another's" for name in names)
+
+
+def test_the_rest_of_what_it_has_published_itself_follows(settings):
+    run = trained()
+    store, name = open_store(settings.ARTIFACTS_DIR), "supervised.treelite"
+    store.create_if_absent(f"fraud/v1.0.0/{name}", open_store(run.folder).read(f"bundle/{name}"))
+    assert finish(run)
+    assert ModelVersion.objects.get().location == "fraud/v1.0.0"
+
+
+def test_no_transaction_waits_for_the_bucket(monkeypatch):
+    run = trained()
+    store = open_store(registration.settings.ARTIFACTS_DIR)
+    store.create_if_absent("fraud/v1.0.0/manifest.json", b"another's")
+    asked = []
+    for verb in ("list", "read", "exists", "delete", "create_if_absent"):
+        method = getattr(type(store), verb)
+
+        def watched(*arguments, method=method):
+            asked.append(connection.in_atomic_block)
+            return method(*arguments)
+
+        monkeypatch.setattr(type(store), verb, watched)
+    assert finish(run)
+    assert asked
+    assert not any(asked)
 
 
 def test_nobody_ends_a_run_while_its_version_is_inserted(monkeypatch):
