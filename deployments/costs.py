@@ -23,6 +23,7 @@ OWN_FILE = Path(__file__).parent / "prices.toml"
 HOUR = Decimal(3600)
 MONTH = 730 * HOUR
 """Seconds in the month that Google reckons with."""
+CENT = Decimal("0.01")
 STORED = Decimal("0.0001")
 Count = Annotated[int, Meta(ge=0)]
 
@@ -167,18 +168,25 @@ def _read(path: Path) -> Prices:
 
 
 def dollars(usd: Decimal | None) -> str:
-    """As people read it: cents, and more digits below a cent; “unknown” of None."""
-    return "unknown" if usd is None else f"${_shown(usd)}"
+    """As people read it: “$0.57”, “under $0.01”; “unknown” of None."""
+    return "unknown" if usd is None else _shown(usd, "$")
+
+
+def about_dollars(usd: Decimal) -> str:
+    """An amount that is not exact: “about $0.57”, “under $0.01”."""
+    return dollars(usd) if 0 < usd < CENT else f"about {dollars(usd)}"
 
 
 def euros(usd: Decimal | None) -> str:
     """The same in euros, at the table's rate."""
-    return "unknown" if usd is None else f"€{_shown(prices().euros(usd))}"
+    return "unknown" if usd is None else _shown(prices().euros(usd), "€")
 
 
-def _shown(amount: Decimal) -> str:
+def _shown(amount: Decimal, sign: str) -> str:
+    if 0 < amount < CENT:
+        return f"under {sign}0.01"
     digits = 2 if amount == 0 or amount >= Decimal("0.095") else 4
-    return f"{amount:,.{digits}f}"
+    return f"{sign}{amount:,.{digits}f}"
 
 
 # --- runs ----------------------------------------------------------------------------------

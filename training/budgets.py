@@ -15,7 +15,7 @@ from django.db.models import Count, DecimalField, Q, QuerySet, Sum, Value
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
-from deployments.costs import dollars
+from deployments.costs import about_dollars, dollars
 from engine.errors import FieldError, RunRefused
 from training.models import ACTIVE, TrainingRun
 
@@ -117,7 +117,7 @@ def _told(so_far: Spent, cost: Decimal | None, now: datetime) -> str:
     parts = [f"{dollars(so_far.actual)} for runs that have ended"]
     if so_far.expected:
         parts.append(f"{dollars(so_far.expected)} expected of those that have not")
-    this = "an unknown amount" if cost is None else f"about {dollars(cost)}"
+    this = "an unknown amount" if cost is None else about_dollars(cost)
     total = so_far.total + (cost or 0)
     runs = "1 run" if so_far.unknown == 1 else f"{so_far.unknown} runs"
     also = f" (and {runs} of unknown cost)" if so_far.unknown else ""

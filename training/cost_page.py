@@ -117,12 +117,12 @@ def _price_tables(table: Prices) -> list[tuple[Table, str]]:
         for region in vm.regions
     ]
     others = [
-        _cells("Disk, a GB and month", dollars(vm.disk_gb_month)),
-        _cells("External address, an hour", dollars(vm.address_hour)),
-        _cells("Bucket, a GB and month", dollars(storage.gb_month)),
-        _cells("Bucket, a thousand writes", dollars(storage.thousand_writes)),
-        _cells("Bucket, a thousand reads", dollars(storage.thousand_reads)),
-        _cells("A million requests to a service", dollars(run.million_requests)),
+        _cells("Disk, a GB and month", _plain(vm.disk_gb_month)),
+        _cells("External address, an hour", _plain(vm.address_hour)),
+        _cells("Bucket, a GB and month", _plain(storage.gb_month)),
+        _cells("Bucket, a thousand writes", _plain(storage.thousand_writes)),
+        _cells("Bucket, a thousand reads", _plain(storage.thousand_reads)),
+        _cells("A million requests to a service", _plain(run.million_requests)),
     ]
     return [
         (Table("Cloud Run", ("Regions", "vCPU-second", "GiB-second"), job_rows), run.source),

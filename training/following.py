@@ -13,6 +13,7 @@ from training import selectors, services
 from training.launchers.base import LogReader
 from training.metrics import metric_tables, text_table
 from training.models import RunState, TrainingRun
+from training.report import remedy
 
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 10
@@ -120,7 +121,8 @@ class Follower:
         if run.state == RunState.FAILED:
             raise CommandError(
                 f"The run failed at {run.stage}: {run.error}\n"
-                f"Start it again: manage.py train --restart {run.pk} --wait"
+                f"{remedy(run.stage, run.error)}\n"
+                f"With the same options again: manage.py train --restart {run.pk} --wait"
             )
         assert run.duration is not None
         assert run.model_version is not None

@@ -146,8 +146,9 @@ def remedy(stage: str, error: str) -> str:
     """What a person can do about a run that failed at a stage."""
     if "memory" in error.lower():
         return (
-            "Train where there is more memory, on fewer rows (--sample), or fit on fewer of the "
-            "legitimate ones (--fit-rows)."
+            "Give it more memory (--memory, or a larger --machine-type), raise --memory-limit if "
+            "it has one, train on fewer rows (--sample), or fit on fewer of the legitimate ones "
+            "(--fit-rows): with the same options it fails again."
         )
     return REMEDIES.get(stage, OTHERWISE)
 

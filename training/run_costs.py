@@ -46,7 +46,7 @@ def run_outlook(run: TrainingRun, now: datetime) -> Outlook:
         model=run.model.name,
     )
     run.estimated_cost_usd = None if expected.usd is None else expected.usd.quantize(STORED)
-    warning = budget_check(run.estimated_cost_usd, now, unpriced=expected.unpriced)
+    warning = budget_check(run.estimated_cost_usd, now, unpriced=expected.price_note)
     warnings = (*expected.warnings, warning) if warning else expected.warnings
     return Outlook(run.launcher_reason or expected.words, warnings)
 

@@ -25,6 +25,7 @@ NAMES = {
         "a project's ID: 6 to 30 small letters, digits and hyphens",
     ),
     "region": (r"[a-z]+-[a-z]+\d+", "a region such as europe-west1, not a zone"),
+    "zone": (r"[a-z]+-[a-z]+\d+-[a-z]", "a zone such as us-central1-a, not a region"),
     "bucket": (
         r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]",
         "3 to 63 small letters, digits, hyphens, dots and underscores, without gs://",
@@ -81,13 +82,18 @@ def named(*, project: str, region: str, bucket: str | None, job: str, vm: bool =
         vm=settings.TRAINING_VM if vm else "",
         zone=settings.TRAINING_VM_ZONE if vm else "",
     )
-    for field, (pattern, expected) in NAMES.items():
-        found = getattr(names, field)
-        if not re.fullmatch(pattern, found):
-            raise CommandError(
-                f"The {field} is “{found}”; expected {expected}.", returncode=WRONG_USAGE
-            )
+    for field in NAMES:
+        check_name(field, getattr(names, field) if vm or field != "zone" else None)
     return names
+
+
+def check_name(field: str, found: str | None) -> None:
+    """CommandError when what was found can't be a name of that kind; None is not looked at."""
+    pattern, expected = NAMES[field]
+    if found is not None and not re.fullmatch(pattern, found):
+        raise CommandError(
+            f"The {field} is “{found}”; expected {expected}.", returncode=WRONG_USAGE
+        )
 
 
 def written(request: Request) -> str:

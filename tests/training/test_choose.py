@@ -113,7 +113,7 @@ def test_cloud_runs_estimate_has_its_price():
 
 def test_too_little_memory_is_a_warning_with_what_to_do():
     (warning,) = estimate_rows("vm", MICRO, MILLION).warnings
-    assert "needs about 1.8 GB of memory and has 0.8 GB on e2-micro" in warning
+    assert "needs about 1.8 GB of memory and has 774 MB on e2-micro" in warning
     assert "--memory-limit or --sample" in warning
     assert estimate_rows("vm", MICRO, 10_000).warnings == ()
 

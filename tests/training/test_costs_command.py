@@ -144,8 +144,36 @@ def test_what_a_run_would_cost_at_each_place(settings):
     assert "cloud-run: 8 vCPU, 8Gi" in said
     assert "it costs about $0.02" in said
     assert "vm: e2-micro" in said
-    assert "It needs about 1.8 GB of memory and has 0.8 GB on e2-micro" in said
+    assert "It needs about 1.8 GB of memory and has 774 MB on e2-micro" in said
     assert "Not vm: The launcher “vm” needs GOOGLE_CLOUD_PROJECT." in said
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "told"),
+    [
+        ("GOOGLE_CLOUD_REGION", "europe-west1-b", "a region such as europe-west1, not a zone"),
+        ("TRAINING_VM_ZONE", "us-central1", "a zone such as us-central1-a, not a region"),
+    ],
+)
+def test_what_is_no_region_or_zone_is_refused(settings, setting, value, told):
+    setattr(settings, setting, value)
+    with pytest.raises(CommandError, match=f"is “{value}”; expected {told}") as refused:
+        costs("estimate", "--rows", "1000")
+    assert refused.value.returncode == 2
+
+
+def test_a_region_without_a_price_is_told(settings):
+    settings.TRAINING_VM_ZONE = "mars-north1-a"
+    said = costs("estimate", "--rows", "1000", "--launcher", "vm")
+    assert "what it costs is not known" in said
+    assert "no price for e2-micro in mars-north1" in said
+
+
+def test_an_estimate_tells_the_free_tier_and_nothing_is_free_by_rounding():
+    said = costs("estimate", "--rows", "1000", "--launcher", "vm")
+    assert "it costs under $0.01." in said
+    assert "is free all month in us-central1" in said
+    assert "The first 240,000 vCPU-s" in costs("estimate", "--rows", "9", "--launcher", "cloud-run")
 
 
 def test_what_is_given_counts():

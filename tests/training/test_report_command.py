@@ -149,7 +149,9 @@ def test_a_failed_run_says_where_why_and_what_to_do(tmp_path: Path):
 
 
 def test_a_lack_of_memory_has_its_own_remedy():
-    assert "--fit-rows" in remedy("supervised", "Out of memory (7,000 MB used at most).")
+    words = remedy("supervised", "Out of memory (7,000 MB used at most).")
+    for option in ("(--memory,", "--memory-limit ", "(--fit-rows)"):
+        assert option in words
     assert remedy("policy", "Other.") != remedy("load", "Other.")
 
 

@@ -28,6 +28,13 @@ def test_the_settings_are_the_defaults(settings):
     assert (vm.machine_type, vm.disk_gb, vm.zone) == ("e2-small", 50, "us-central1-a")
 
 
+def test_too_little_memory_to_train_with_is_refused_with_the_figure():
+    assert resources_for("local", {"memory_mb": "256Mi"}).memory_mb == 256
+    with pytest.raises(RunRefused, match=r"10 MB is too little .* 256 MB or more") as refused:
+        resources_for("local", {"memory_mb": "10Mi"})
+    assert refused.value.errors[0].field == "memory_mb"
+
+
 def test_memory_may_be_given_as_a_text():
     assert resources_for("cloud-run", {"memory_mb": "16Gi"}).memory_mb == 16_384
 

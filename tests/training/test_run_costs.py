@@ -90,7 +90,7 @@ def test_a_run_is_made_with_what_it_will_cost():
     assert run.cost_usd is None
     (event,) = run.events.all()
     assert event.message == (
-        "2,000 rows take about 62 s and 0.5 GB of memory, by what was measured on 2 cores; "
+        "2,000 rows take about 62 s and 527 MB of memory, by what was measured on 2 cores; "
         "it costs about $0.0131."
     )
 
@@ -109,7 +109,7 @@ def test_this_machine_costs_nothing():
 def test_too_little_memory_is_said_in_the_timeline_and_refuses_nothing(settings):
     make_dataset("large", rows=MILLION)
     run = make_run("1.0.0", dataset="large", launcher="vm")
-    assert "It needs about 1.8 GB of memory and has 0.8 GB on e2-micro" in run.events.get().message
+    assert "It needs about 1.8 GB of memory and has 774 MB on e2-micro" in run.events.get().message
     assert run.message.startswith("It needs about 1.8 GB")
 
 

@@ -20,6 +20,7 @@ from tests.training.support import (
 from training import claims, following, services
 from training.execution import run_execute
 from training.models import RunState, TrainingRun
+from training.report import remedy
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -105,7 +106,9 @@ def test_waiting_tells_that_no_worker_answers_and_then_how_it_ended(monkeypatch)
     run_execute(str(run.pk), worker="test")
     assert "queued\n" in call.join()
     assert "failed at split: The data set has no frauds." in call.failure
-    assert f"--restart {run.pk}" in call.failure
+    assert f"With the same options again: manage.py train --restart {run.pk}" in call.failure
+    run.refresh_from_db()
+    assert remedy(run.stage, run.error) in call.failure
     assert call.err.getvalue().count("No worker") == 1
 
 

@@ -17,7 +17,7 @@ import msgspec
 from django.conf import settings
 from django.db.models.functions import Coalesce, Least
 
-from deployments.costs import dollars, estimate
+from deployments.costs import about_dollars, estimate
 from deployments.gcp.limits import machine_types
 from engine.errors import RunRefused
 from training.launchers.resources import (
@@ -64,8 +64,8 @@ class Estimate(NamedTuple):
     """All of it in one sentence."""
     warnings: tuple[str, ...] = ()
     """What may go wrong, each with what to do; none refuses the run."""
-    unpriced: str = ""
-    """Why the cost is not known, where it is not."""
+    price_note: str = ""
+    """Why the cost is not known, or which free tier may pay it."""
 
 
 def run_estimate(
@@ -107,8 +107,7 @@ def estimate_rows(
         f"{known if runs else 'what was measured on 2 cores'}; {_price_words(launcher, cost.usd)}."
     )
     warnings = _warnings(memory_mb, place, resources)
-    unpriced = cost.note if cost.usd is None else ""
-    return Estimate(seconds, memory_mb, cost.usd, words, warnings, unpriced)
+    return Estimate(seconds, memory_mb, cost.usd, words, warnings, cost.note)
 
 
 def machine_of(resources: Resources, here: Machine) -> Machine:
@@ -220,11 +219,11 @@ def _where(resources: Resources) -> str:
 def _price_words(launcher: str, usd: Decimal | None) -> str:
     if launcher == "local":
         return "nothing is charged for this machine"
-    return "what it costs is not known" if usd is None else f"it costs about {dollars(usd)}"
+    return "what it costs is not known" if usd is None else f"it costs {about_dollars(usd)}"
 
 
 def _gb(memory_mb: int) -> str:
-    return f"{memory_mb / 1024:.1f} GB"
+    return f"{memory_mb:,} MB" if memory_mb < 1024 else f"{memory_mb / 1024:.1f} GB"
 
 
 def _available_mb() -> int | None:

@@ -11,6 +11,8 @@ from deployments.gcp.limits import check_job, format_memory, parse_memory
 from engine.errors import FieldError, RunRefused
 
 Positive = Annotated[int, Meta(ge=1)]
+# The program takes about this much before it has read a row.
+LEAST_MEMORY_MB = 256
 
 
 class LocalResources(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -82,6 +84,8 @@ def resources_for(launcher: str, given: Mapping[str, Any] | None = None) -> Reso
     if getattr(resources, "project", "-") == "":
         message = f"The launcher “{launcher}” needs GOOGLE_CLOUD_PROJECT."
         raise RunRefused(message, [FieldError("launcher", message)])
+    if isinstance(resources, LocalResources):
+        _check_memory(resources.memory_mb)
     if isinstance(resources, CloudRunResources):
         check_job(
             cpu=resources.cpu,
@@ -90,6 +94,14 @@ def resources_for(launcher: str, given: Mapping[str, Any] | None = None) -> Reso
             retries=resources.retries,
         )
     return resources
+
+
+def _check_memory(memory_mb: int | None) -> None:
+    if memory_mb is not None and memory_mb < LEAST_MEMORY_MB:
+        message = (
+            f"{memory_mb} MB is too little to train with; expected {LEAST_MEMORY_MB} MB or more."
+        )
+        raise RunRefused(f"memory: {message}", [FieldError("memory_mb", message)])
 
 
 def read_resources(launcher: str, values: Mapping[str, Any]) -> Resources:

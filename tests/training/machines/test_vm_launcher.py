@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from deployments.gcp import machines
 from deployments.gcp.errors import CloudError
 from engine.store import open_store
 from tests.training.machines.conftest import MACHINE, PROJECT, ZONE, ended, until
@@ -326,6 +327,21 @@ def test_a_permission_that_is_revoked_in_mid_run_is_told(compute, launcher, stan
     assert words in error.value.detail
     assert "roles/compute.instanceAdmin.v1" in error.value.detail
     launcher.cancel(handle)
+
+
+@pytest.mark.parametrize("fault", ["RESOURCE_EXHAUSTED", "INTERNAL", "slow", "half", "drop"])
+def test_an_answer_that_goes_wrong_is_no_end(compute, launcher, stand_in, monkeypatch, fault):
+    run = stand_in("hang")
+    handle = launcher.start(run)
+    at_work(run)
+    monkeypatch.setitem(machines._ONCE, "timeout", 0.3)
+    compute.google.fault("GET .*/instances/", fault)
+    with pytest.raises(CloudError) as refused:
+        launcher.poll(handle)
+    assert refused.value.is_transient
+    assert launcher.poll(handle).ended is None
+    launcher.cancel(handle)
+    assert ended(launcher, handle).ended
 
 
 def test_a_clock_that_is_an_hour_off_changes_nothing(compute, launcher, stand_in):

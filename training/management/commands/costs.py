@@ -12,6 +12,7 @@ from django.utils import timezone
 from deployments.costs import Cost, dollars, euros, prices, requests_cost
 from deployments.gcp.limits import parse_memory
 from deployments.management.base import SentinelleCommand
+from deployments.management.cloud import check_name
 from training.cost_report import (
     MonthCosts,
     RunCost,
@@ -117,11 +118,14 @@ examples:
         if "project" in fields:
             given["project"] = settings.GOOGLE_CLOUD_PROJECT or "-"  # an estimate needs none
         resources = resources_for(launcher, given)
+        for name in ("region", "zone"):
+            check_name(name, getattr(resources, name, None))
         expected = estimate_rows(launcher, resources, rows)
         self.stdout.write(f"{launcher}: {describe_resources(resources)}")
         self.stdout.write(f"  {expected.words}")
-        for warning in expected.warnings:
-            self.stdout.write(f"  {warning}")
+        notes = (expected.price_note,) if expected.price_note and launcher != "local" else ()
+        for words in (*notes, *expected.warnings):
+            self.stdout.write(f"  {words}")
 
     def _service(self, options: dict[str, Any]) -> None:
         needed = ("requests", "seconds", "cpu", "memory")
