@@ -1,7 +1,9 @@
 """Training runs over HTTP: translate in, one call, translate out. The contract is docs/api.md."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any, cast
 from uuid import UUID
 
@@ -20,13 +22,18 @@ from scoring.api import JsonView
 from scoring.authentication import Caller
 from training import selectors, services
 from training.launchers.choose import AUTO
+from training.launchers.resources import KINDS, resources_for
 from training.models import RunState, Then, TrainingRun
 from training.options import DATES, FIELDS, read_options
+from training.pipeline.spec import Options
 from training.places import LAUNCHERS, PLACE_FIELDS, read_place
 
 PAGE = 50
 MOST = 200
 LOG_LINES = 1_000
+UNKNOWN_FIELD = re.compile(r"unknown field `([^`]*)`")
+WRITTEN_AS = {field.resource: field.name for field in PLACE_FIELDS}
+COMMAND_NAME = re.compile(r"--([a-z][a-z-]*)")
 FILTERS = ("state", "model", "launcher", "limit", "before")
 CHOSEN = [name for name in LAUNCHERS if name != AUTO]
 OPTIONS = {field.name for field in FIELDS}
@@ -62,6 +69,7 @@ class RunsView(JsonView):
         """Answer 201 with the queued run and its address."""
         asked = _decode(self.body(request._request))
         caller = cast(Caller, request.user)
+        resources, options = _place_and_options(asked)
         run = services.run_create(
             dataset=asked.dataset,
             model=asked.model or settings.MODEL_NAME,
@@ -70,8 +78,8 @@ class RunsView(JsonView):
             sample=asked.sample,
             seed=asked.seed,
             launcher=asked.launcher,
-            resources=_resources(asked.launcher, asked.resources),
-            options=_options(asked.options),
+            resources=resources,
+            options=options,
             requested_by=caller.name,
             then=_then(asked.then, caller),
         )
@@ -182,16 +190,78 @@ def _decode(body: bytes) -> NewRun:
         return msgspec.json.decode(body, type=NewRun)
     except msgspec.ValidationError as error:
         words, _, place = str(error).partition(" - at `$.")
+        if unknown := UNKNOWN_FIELD.search(words):
+            place, words = unknown[1], f"unknown; expected {', '.join(NewRun.__struct_fields__)}"
         raise _wrong(place.rstrip("`") or "body", words) from None
     except msgspec.DecodeError as error:
         raise InvalidRequest(f"The body is not JSON: {error}") from None
 
 
+def _place_and_options(asked: NewRun) -> tuple[dict[str, Any], Options]:
+    """The resources and the options; raises InvalidRequest that names every fault in them by where
+    it was sent."""
+    faults: list[FieldError] = []
+    place = _read("resources", asked.resources, partial(_resources, asked.launcher), faults)
+    options = _read("options", asked.options, _options, faults)
+    if faults:
+        words = "; ".join(f"{fault.field}: {fault.message}" for fault in faults)
+        raise InvalidRequest(words, faults)
+    return place, options
+
+
+def _read(
+    part: str,
+    given: dict[str, Any],
+    read: Callable[[dict[str, Any]], Any],
+    faults: list[FieldError],
+) -> Any:
+    """What `read` makes of a part of the body. A fault is added to `faults`, and its field left
+    out, until nothing is wrong."""
+    left = dict(given)
+    while True:
+        try:
+            return read(left)
+        except SentinelleError as refusal:
+            found = refusal.errors or [FieldError("", refusal.detail)]
+        faults += [_as_sent(part, fault) for fault in found]
+        named = {fault.field.removeprefix(f"{part}.") for fault in found} & left.keys()
+        # A field that lacks another, or that is fine only without it, is left out for it.
+        named = named or {name for name in left if not _fails(read, left, name, found)}
+        if not named:
+            return None
+        left = {name: value for name, value in left.items() if name not in named}
+
+
+def _fails(
+    read: Callable[[dict[str, Any]], Any],
+    given: dict[str, Any],
+    name: str,
+    faults: Sequence[FieldError],
+) -> bool:
+    """Whether `read` finds the same faults without the field `name`."""
+    try:
+        read({key: value for key, value in given.items() if key != name})
+    except SentinelleError as refusal:
+        return list(refusal.errors) == list(faults)
+    return False
+
+
+def _as_sent(part: str, fault: FieldError) -> FieldError:
+    """A fault by its path in the body, in words without the command's dashes."""
+    if fault.field in ("launcher", part):
+        return fault
+    name = fault.field.removeprefix(f"{part}.")
+    name = WRITTEN_AS.get(name, name)
+    message = COMMAND_NAME.sub(lambda found: found[1].replace("-", "_"), fault.message)
+    return FieldError(f"{part}.{name}" if name else part, message)
+
+
 def _resources(launcher: str, given: dict[str, Any]) -> dict[str, Any]:
-    names = [field.name for field in PLACE_FIELDS]
-    if unknown := sorted(given.keys() - set(names)):
-        raise _wrong(f"resources.{unknown[0]}", f"unknown; resources are {', '.join(names)}")
-    return read_place(launcher, given)
+    _refuse_unknown(given, [field.name for field in PLACE_FIELDS])
+    place = read_place(launcher, given)
+    if launcher in KINDS:
+        resources_for(launcher, place)
+    return place
 
 
 def _then(given: str, caller: Caller) -> str:
@@ -203,8 +273,7 @@ def _then(given: str, caller: Caller) -> str:
 
 
 def _options(given: dict[str, Any]) -> Any:
-    if unknown := sorted(given.keys() - OPTIONS):
-        raise _wrong(f"options.{unknown[0]}", f"unknown; options are {', '.join(sorted(OPTIONS))}")
+    _refuse_unknown(given, sorted(OPTIONS))
     return read_options({name: _value(name, value) for name, value in given.items()})
 
 
@@ -246,7 +315,7 @@ def _refuse_unknown(asked: Any, known: Sequence[str]) -> None:
     ]
     if errors:
         names = ", ".join(error.field for error in errors)
-        raise InvalidRequest(f"These parameters are not known: {names}.", errors)
+        raise InvalidRequest(f"Unknown: {names}.", errors)
 
 
 def _wrong(field: str, message: str) -> InvalidRequest:

@@ -74,10 +74,10 @@ def test_dates_are_moments_with_a_zone(api):
         ({"version": "1"}, "version", "semantic version"),
         ({"sample": 0}, "sample", ">= 1"),
         ({"launcher": "moon"}, "launcher", "there is"),
-        ({"epochs": 3}, "body", "epochs"),
+        ({"epochs": 3}, "epochs", "unknown"),
         ({"options": {"epochs": 3}}, "options.epochs", "label_delay"),
-        ({"options": {"label_delay": "soon"}}, "label_delay", "soon"),
-        ({"options": {"search": "many"}}, "search", "number of configurations"),
+        ({"options": {"label_delay": "soon"}}, "options.label_delay", "soon"),
+        ({"options": {"search": "many"}}, "options.search", "number of configurations"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -89,6 +89,21 @@ def test_a_wrong_field_is_named(api, body, field, says):
     assert error["field"] == field
     assert says in error["message"]
     assert not TrainingRun.objects.exists()
+
+
+def test_every_wrong_field_is_named_at_once_by_where_it_was_sent(api):
+    response = post(
+        api,
+        resources={"memory": "lots", "machine_type": "big", "disks": 3},
+        options={"search": "many", "label_delay": "soon", "cut_off": "then", "cost_review": 1},
+    )
+    assert response.status_code == 400
+    errors = {error["field"]: error["message"] for error in response.json()["errors"]}
+    assert errors.keys() >= {
+        "resources.machine_type", "resources.disks", "options.search", "options.label_delay",
+        "options.cut_off", "options.cost_block_legit",
+    }  # fmt: skip
+    assert "--" not in response.json()["detail"] + "".join(errors.values())
 
 
 def test_a_version_that_is_being_trained_is_a_conflict(api):
