@@ -31,7 +31,7 @@ def run_by_id(run_id: Any) -> TrainingRun:
 
 def run_find(text: str) -> TrainingRun:
     """The run whose id begins with `text` (4 characters or more), or the latest run of the version
-    `text`. Raises RunRefused, naming recent runs, when there is none or more than one."""
+    `text`. Raises RunRefused, naming others, when there is none or more than one."""
     runs = runs_detailed()
     found = list(runs.filter(version=text.strip().removeprefix("v"))[:1])
     digits = text.strip().lower().replace("-", "")
@@ -41,12 +41,16 @@ def run_find(text: str) -> TrainingRun:
         found = list(runs.filter(pk__gte=first, pk__lte=last)[:2])
     if len(found) == 1:
         return found[0]
-    what = "More than one run begins with" if found else "There is no training run"
+    if found:
+        ids = " and ".join(str(run.pk) for run in found)
+        raise RunRefused(f"More than one run begins with “{text}”: {ids}.")
     recent = ", ".join(
         f"{str(run.pk)[:8]} ({run.model.name} v{run.version}, {run.state})"
         for run in runs[:RECENT_RUNS]
     )
-    raise RunRefused(f"{what} “{text}”. Most recent runs: {recent or 'none yet'}.")
+    raise RunRefused(
+        f"There is no training run “{text}”. Most recent runs: {recent or 'none yet'}."
+    )
 
 
 def runs_detailed() -> QuerySet[TrainingRun]:

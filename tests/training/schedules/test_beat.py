@@ -28,7 +28,10 @@ BEAT = (sys.executable, "-m", "celery", "--app", "sentinelle", "beat", "--pidfil
 
 def sent() -> list[tuple[str, dict[str, object]]]:
     """The messages that wait for a worker: tasks and their arguments."""
-    waiting = redis.Redis.from_url(settings.REDIS_URL).lrange("sentinelle", 0, -1)
+    broker = redis.Redis.from_url(settings.REDIS_URL)
+    waiting = [
+        each for queue in settings.CELERY_TASK_QUEUES for each in broker.lrange(queue, 0, -1)
+    ]
     messages = [json.loads(each) for each in waiting]
     return [
         (each["headers"]["task"], json.loads(base64.b64decode(each["body"]))[1])
