@@ -19,7 +19,7 @@ class SizeLimit(FileUploadHandler):
         input_data: Any,  # noqa: ARG002
         META: dict[str, Any],  # noqa: ARG002
         content_length: int,
-        boundary: bytes,  # noqa: ARG002
+        boundary: str,  # noqa: ARG002
         encoding: str | None = None,  # noqa: ARG002
     ) -> None:
         """Raises RequestDataTooBig, a 400."""
