@@ -88,6 +88,8 @@ class FreeMachine(_Table, frozen=True):
 
 
 class VmPrices(_Table, frozen=True):
+    date: datetime.date
+    """Of what its types cost."""
     source: str
     family: str
     minimum_seconds: Decimal

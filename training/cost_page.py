@@ -83,7 +83,7 @@ def _totals(title: str, first: str, totals: list[Total]) -> Table:
         )
         for total in totals
     ]
-    return Table(title, (first, "Runs", "Time charged", "Dollars", "Euros", "Unknown cost"), rows)
+    return Table(title, (first, "Runs", "Time", "Dollars", "Euros", "Unknown cost"), rows)
 
 
 def _cells(*texts: str) -> tuple[Cell, ...]:
@@ -126,8 +126,8 @@ def _price_tables(table: Prices) -> list[tuple[Table, str]]:
     ]
     return [
         (Table("Cloud Run", ("Regions", "vCPU-second", "GiB-second"), job_rows), run.source),
-        (Table("Machines, an hour", ("Regions", *SHOWN_TYPES), machine_rows), vm.source),
-        (Table("Beside them", ("What", "Dollars"), others), storage.source),
+        (Table("Machine types, per hour", ("Regions", *SHOWN_TYPES), machine_rows), vm.source),
+        (Table("Address, disk, bucket", ("What", "Dollars"), others), storage.source),
     ]
 
 

@@ -90,8 +90,9 @@ examples:
         if total.unknown:
             self.stdout.write(f"Without {total.unknown} of which the cost is not known.")
         self.stdout.write(
-            f"List prices of {table.date}, {table.euro.usd_per_eur} dollars a euro on "
-            f"{table.euro.date}. Free tiers are not subtracted. See docs/costs.md."
+            f"List prices of {table.date} (machine types of {table.vm.date}), "
+            f"{table.euro.usd_per_eur} dollars a euro on {table.euro.date}. "
+            "Free tiers are not subtracted. See docs/costs.md."
         )
 
     # --- what would be ---
