@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier, IsolationForest
 
-from engine.bundle import SUPERVISED, UNSUPERVISED, Bundle, load_bundle
 from engine.features.catalogue import FEATURE_INDEX, LABEL_DELAY
+from engine.fraud_bundle import SUPERVISED, UNSUPERVISED, Bundle, load_bundle
 from engine.policy import Policy
 from engine.rules import RuleSet, rule_context
 from engine.store import LocalStore

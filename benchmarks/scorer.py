@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.features import DAY, history
-from engine.bundle import load_bundle
 from engine.features.live import EMPTY_HISTORY
+from engine.fraud_bundle import load_bundle
 from engine.rules import RuleSet
 from engine.scorer import Scorer
 from engine.store import LocalStore

@@ -3,9 +3,10 @@
 from django.conf import settings
 
 from deployments.models import RuleSet
-from engine.bundle import Bundle, BundleManifest, load_bundle
 from engine.bundle_cache import BundleCache
 from engine.errors import InvalidBundle, InvalidRuleSet
+from engine.fraud_bundle import Bundle
+from engine.loading import AnyBundle, load_any
 from engine.rules import RuleSet as CompiledRuleSet
 from engine.store import is_bucket, open_store
 
@@ -13,7 +14,7 @@ FETCH_SECONDS = 20.0
 """How long a bucket is waited for by whoever wants a bundle: a server asks again by itself."""
 
 
-def load(location: str, manifest_sha256: str) -> Bundle:
+def load(location: str, manifest_sha256: str) -> AnyBundle:
     """Load a bundle of ARTIFACTS_DIR, every digest checked. That of a bucket is kept on this
     machine, from where it loads whether the bucket answers or not.
 
@@ -21,17 +22,25 @@ def load(location: str, manifest_sha256: str) -> Bundle:
     """
     store = open_store(settings.ARTIFACTS_DIR, seconds=FETCH_SECONDS)
     if not is_bucket(settings.ARTIFACTS_DIR):
-        return load_bundle(store, location, manifest_sha256)
+        return load_any(store, location, manifest_sha256)
     return _cache().load(store, location, manifest_sha256)
 
 
-def verify(location: str, manifest_sha256: str) -> BundleManifest:
+def load_fraud(location: str, manifest_sha256: str) -> Bundle:
+    """`load`, of a version that scores transactions. Raises InvalidBundle for another kind."""
+    bundle = load(location, manifest_sha256)
+    if not isinstance(bundle, Bundle):
+        raise InvalidBundle(f"The bundle in {location} does not score transactions.")
+    return bundle
+
+
+def verify(location: str, manifest_sha256: str) -> AnyBundle:
     """Check that a bundle is whole where it is stored, and load it as a server would.
 
     A bucket is asked for the checksum of each file and not for the file itself, if that is on this
     machine already. Raises InvalidBundle, StoreUnavailable.
     """
-    manifest = load(location, manifest_sha256).manifest
+    bundle = load(location, manifest_sha256)
     if is_bucket(settings.ARTIFACTS_DIR):
         store = open_store(settings.ARTIFACTS_DIR, seconds=FETCH_SECONDS)
         folder = _cache().fetch(store, location, manifest_sha256) / location
@@ -41,7 +50,7 @@ def verify(location: str, manifest_sha256: str) -> BundleManifest:
                     f"The file {path.name} in {location} is not there, or not the one that was "
                     "registered."
                 )
-    return manifest
+    return bundle
 
 
 def _cache() -> BundleCache:

@@ -15,6 +15,8 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
+from engine import kinds
+
 # https://semver.org, without the leading v and without build metadata (it does not order versions).
 _NUMBER = r"(?:0|[1-9][0-9]*)"
 _LABEL = rf"(?:{_NUMBER}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
@@ -67,11 +69,21 @@ class ImmutableModel(models.Model):
         raise ImmutableRow(f"{type(self).__name__} {self.pk} is never deleted")
 
 
+class Kind(models.TextChoices):
+    """What a registered model does (engine/kinds.py)."""
+
+    FRAUD = kinds.FRAUD, "Fraud scoring"
+    CLASSIFIER = kinds.CLASSIFIER, "Classifier"
+
+
 class RegisteredModel(models.Model):
     """A model that has versions, such as “fraud”."""
 
     name = models.CharField(max_length=63, unique=True, validators=[name_validator])
-    kind = models.CharField(max_length=32, choices=[("fraud", "Fraud scoring")])
+    kind = models.CharField(max_length=32, choices=Kind.choices, default=Kind.FRAUD)
+    definition = models.TextField(
+        blank=True, help_text="TOML, of a classifier, as in engine/classifier/definition.py"
+    )
     description = models.TextField(blank=True)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
@@ -93,7 +105,11 @@ class ModelVersion(ImmutableModel):
     )
     manifest_sha256 = models.CharField(max_length=64)
     size_bytes = models.PositiveBigIntegerField(help_text="Of the bundle's files together")
-    thresholds = models.JSONField(help_text="Risk scores from which to REVIEW and to BLOCK")
+    thresholds = models.JSONField(
+        default=dict,
+        blank=True,
+        help_text="Risk scores from which to REVIEW and to BLOCK; a classifier has none",
+    )
     metrics = models.JSONField(
         default=dict, blank=True, help_text="Measured on the test part, see docs/training.md"
     )
@@ -103,9 +119,11 @@ class ModelVersion(ImmutableModel):
     training_run_id = models.UUIDField(null=True, blank=True, help_text="The run that made it")
     rule_set = models.ForeignKey(
         "RuleSet",
+        null=True,
+        blank=True,
         on_delete=models.PROTECT,
         related_name="tuned_versions",
-        help_text="The rule set that its thresholds were tuned with",
+        help_text="The rule set that its thresholds were tuned with; a classifier has none",
     )
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     created_by = models.CharField(max_length=150, blank=True)

@@ -30,8 +30,9 @@ from deployments.models import (
     RuleSetEvent,
     Scope,
 )
-from engine.bundle import BundleManifest
+from engine.classifier.bundle import ClassifierBundle
 from engine.errors import FieldError, InvalidBundle, RegistryError, RegistryMoved
+from engine.loading import AnyBundle
 
 User = AbstractBaseUser | None
 EventT = TypeVar("EventT", bound=AliasEvent)
@@ -57,7 +58,7 @@ def version_verified(
     metrics: Mapping[str, Any],
     deployable: bool,
     training_run_id: UUID | None,
-    rule_set: RuleSet,
+    rule_set: RuleSet | None,
     created_by: str,
 ) -> ModelVersion:
     """A version's row, not yet inserted, of a published bundle that was verified for it: reading
@@ -68,15 +69,15 @@ def version_verified(
     Raises InvalidBundle when the bundle at `location` is not the one whose manifest has
     `manifest_sha256`, or is of something else.
     """
-    manifest = artifacts.verify(location, manifest_sha256)
-    _check_identity(manifest, model, version, rule_set)
+    bundle = artifacts.verify(location, manifest_sha256)
+    _check_identity(bundle, model, version, rule_set)
     return ModelVersion(
         model=model,
         version=version,
         location=location,
         manifest_sha256=manifest_sha256,
-        size_bytes=sum(file.size for file in manifest.files.values()),
-        thresholds={"review": manifest.policy.review, "block": manifest.policy.block},
+        size_bytes=sum(file.size for file in bundle.manifest.files.values()),
+        thresholds=_thresholds(bundle),
         metrics=dict(metrics),
         deployable=deployable,
         training_run_id=training_run_id,
@@ -302,14 +303,26 @@ def api_key_revoke(*, key: ApiKey) -> bool:
 
 
 def _check_identity(
-    manifest: BundleManifest, model: RegisteredModel, version: str, rule_set: RuleSet
+    bundle: AnyBundle, model: RegisteredModel, version: str, rule_set: RuleSet | None
 ) -> None:
+    manifest = bundle.manifest
     if (manifest.model, manifest.version) != (model.name, version):
         raise InvalidBundle(
             f"The bundle is {manifest.model} v{manifest.version}, not {model.name} v{version}."
         )
-    if manifest.rule_set_sha256 != rule_set.sha256:
-        raise InvalidBundle(f"The bundle was not tuned with the rule set “{rule_set.name}”.")
+    if manifest.kind != model.kind:
+        raise InvalidBundle(f"The bundle is of the kind {manifest.kind}, not {model.kind}.")
+    if isinstance(bundle, ClassifierBundle):
+        return
+    if rule_set is None or bundle.manifest.rule_set_sha256 != rule_set.sha256:
+        raise InvalidBundle(f"The bundle was not tuned with the rule set “{rule_set}”.")
+
+
+def _thresholds(bundle: AnyBundle) -> dict[str, float]:
+    """Risk scores from which to REVIEW and to BLOCK; a classifier has none."""
+    if isinstance(bundle, ClassifierBundle):
+        return {}
+    return {"review": bundle.policy.review, "block": bundle.policy.block}
 
 
 def _checked_reason(reason: str) -> str:

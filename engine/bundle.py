@@ -1,45 +1,25 @@
 """The bundle: the folder a version is served from, with a manifest that vouches for every file.
 
-    manifest.json                 protocol, schema, policy, and each other file's size and SHA-256
-    supervised.treelite           the gradient boosting, as a Treelite checkpoint
-    unsupervised.treelite         the isolation forest, likewise
-    *.joblib, baseline.json, …    for workers and people; serving checks them and never opens them
+    manifest.json     protocol, kind, facts of that kind, and each other file's size and SHA-256
+    …                 the files that the manifest names
 
 Whoever knows the manifest's SHA-256 (the registry) can check the rest. The manifest is written
-last and only if absent, so a folder that has one is complete.
+last and only if absent, so a folder that has one is complete. What is in a bundle beside that is
+its kind's business: fraud_bundle.py, classifier/bundle.py.
 """
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
-import numpy as np
 from msgspec import Meta
-from numpy.typing import NDArray
 
 from engine.errors import InvalidBundle, ObjectMissing
-from engine.features.catalogue import LABEL_DELAY, fingerprint
-from engine.features.schema import INPUTS, FeatureSchema
-from engine.policy import PiecewiseLinear, Policy
+from engine.kinds import FRAUD, Kind
 from engine.store import Store
-from engine.trees import SupervisedModel, UnsupervisedModel
-
-PROTOCOL: Final = 2
-"""What is written. Protocol 1, which is read too, had no label delay and no attributes."""
-
-# Protocol 1 took the fingerprint of the whole catalogue, of which it knew one. The second is that
-# of the same definitions as it is taken today.
-_PROTOCOL_1_CATALOGUE: Final = "cf4daa933da049d46b3c1b3e7e9d7d88ff72a427af59dacc2ba9464039b407d5"
-_PROTOCOL_1_FINGERPRINT: Final = "9abfcdd9beb4fa3e0013e03432198e7ff281453e8249aba92aa24dfe4148e4ed"
 
 MANIFEST: Final = "manifest.json"
-SUPERVISED: Final = "supervised.treelite"
-UNSUPERVISED: Final = "unsupervised.treelite"
-FEATURE_SCHEMA: Final = "feature_schema.json"
-THRESHOLDS: Final = "thresholds.json"
-
 
 FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\Z")]
 
@@ -51,111 +31,48 @@ class FileEntry(msgspec.Struct, frozen=True):
     sha256: str
 
 
-class Anomaly(msgspec.Struct, frozen=True):
-    """How the isolation forest is read."""
-
-    fill: list[float]
-    """What stands for an unknown value, in the schema's order."""
-    calibration: PiecewiseLinear
-    """From the forest's raw score to [0, 1]."""
-
-
-class BundleManifest(msgspec.Struct, frozen=True, kw_only=True):
-    """The facts of a version.
-
-    `feature_schema` is FeatureSchema's `to_dict`, `catalogue_fingerprint` that of its inputs,
-    `label_delay_us` (microseconds) how long after a transaction its label counts, as the features
-    that are made of labels were computed; `rule_set_sha256` (hex) that of the rules the
-    thresholds were tuned with, `training` a summary for people, `libraries` name to version.
-    """
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """The facts that every bundle has: `training` is a summary for people, `libraries` name to
+    version. A manifest of before there were kinds is of the kind fraud."""
 
     protocol: int
+    """Of its kind: what shape the manifest and the files have."""
+    kind: Kind = FRAUD
     model: str
     version: str
-    feature_schema: dict[str, Any]
-    catalogue_fingerprint: str
-    label_delay_us: Annotated[int, Meta(ge=0)]
-    policy: Policy
-    anomaly: Anomaly
-    rule_set_sha256: str
     training: dict[str, Any]
     libraries: dict[str, str]
     files: dict[FileName, FileEntry]
 
 
-@dataclass(frozen=True)
-class Bundle:
-    """A loaded version, ready to score. `label_delay` is in microseconds."""
+class Contents(NamedTuple):
+    """A bundle whose bytes are the ones that were registered."""
 
-    manifest: BundleManifest
-    manifest_sha256: str
-    schema: FeatureSchema
-    label_delay: int
-    policy: Policy
-    supervised: SupervisedModel
-    unsupervised: UnsupervisedModel
+    data: bytes
+    """The manifest as it is stored."""
+    manifest: Manifest
+    files: dict[str, bytes]
 
 
-def write_bundle(
-    store: Store,
-    prefix: str,
-    files: Mapping[str, bytes],
-    *,
-    model: str,
-    version: str,
-    schema: FeatureSchema,
-    label_delay: int,
-    policy: Policy,
-    fill: NDArray[np.float64],
-    anomaly_calibration: PiecewiseLinear,
-    rule_set_sha256: str,
-    training: Mapping[str, Any],
-    libraries: Mapping[str, str],
-) -> str:
-    """Write a bundle into the folder `prefix` and return its manifest's SHA-256 (hex).
-
-    `files` are the two checkpoints and whatever else belongs to the version; the files for people
-    (feature_schema.json, thresholds.json) are written from the facts given here. `label_delay` is
-    in microseconds, at least 0.
-
-    Raises InvalidBundle when the folder already has a manifest, or when what is given would not
-    load.
-    """
-    facts = {
-        FEATURE_SCHEMA: _encode(schema.to_dict()),
-        THRESHOLDS: _encode({"review": policy.review, "block": policy.block}),
-    }
-    contents = {**files, **facts}
-    manifest = BundleManifest(
-        protocol=PROTOCOL,
-        model=model,
-        version=version,
-        feature_schema=schema.to_dict(),
-        catalogue_fingerprint=fingerprint(schema.inputs),
-        label_delay_us=label_delay,
-        policy=policy,
-        anomaly=Anomaly(fill.tolist(), anomaly_calibration),
-        rule_set_sha256=rule_set_sha256,
-        training=dict(training),
-        libraries=dict(libraries),
-        files={name: _entry(data) for name, data in sorted(contents.items())},
-    )
-    data = _encode(manifest)
-    digest = hashlib.sha256(data).hexdigest()
-    _build(_decode_manifest(data, prefix), digest, contents)
-    _write(store, prefix, contents, data)
-    return digest
-
-
-def verify_bundle(store: Store, prefix: str, manifest_sha256: str) -> BundleManifest:
-    """Check a bundle against its manifest's digest, and every file against the manifest.
+def read_bundle(store: Store, prefix: str, manifest_sha256: str) -> Contents:
+    """Read a bundle; check its manifest against the digest, and every file against the manifest.
 
     Raises InvalidBundle naming what is wrong.
     """
-    return _read(store, prefix, manifest_sha256).manifest
+    data, manifest = _read_manifest(store, prefix, manifest_sha256)
+    files = {name: _read_file(store, prefix, name, entry) for name, entry in manifest.files.items()}
+    return Contents(data, manifest, files)
 
 
-def read_manifest(store: Store, prefix: str, manifest_sha256: str) -> BundleManifest:
+def verify_bundle(store: Store, prefix: str, manifest_sha256: str) -> Manifest:
+    """Check a bundle as `read_bundle` does.
+
+    Raises InvalidBundle naming what is wrong.
+    """
+    return read_bundle(store, prefix, manifest_sha256).manifest
+
+
+def read_manifest(store: Store, prefix: str, manifest_sha256: str) -> Manifest:
     """Check a manifest against its digest, and no other file.
 
     Raises InvalidBundle naming what is wrong.
@@ -163,65 +80,34 @@ def read_manifest(store: Store, prefix: str, manifest_sha256: str) -> BundleMani
     return _read_manifest(store, prefix, manifest_sha256)[1]
 
 
-class Definitions(NamedTuple):
-    """What a version's inputs mean: their names, the fingerprint of their definitions (None when
-    nobody knows) and the label delay (µs)."""
+def read_manifest_data(store: Store, prefix: str, manifest_sha256: str) -> bytes:
+    """Like `read_manifest`; the bytes, whose shape is its kind's and its protocol's business."""
+    try:
+        data = store.read(f"{prefix}/{MANIFEST}")
+    except ObjectMissing:
+        raise InvalidBundle(f"The bundle in {prefix} has no manifest.") from None
+    if hashlib.sha256(data).hexdigest() != manifest_sha256:
+        raise InvalidBundle(f"The manifest in {prefix} is not the one that was registered.")
+    return data
 
-    inputs: tuple[str, ...]
-    fingerprint: str | None
-    label_delay: int
+
+def kind_of(manifest: bytes) -> str:
+    """The kind that a manifest says, whatever else it says. Raises InvalidBundle."""
+    try:
+        return msgspec.json.decode(manifest, type=_KindOnly).kind
+    except msgspec.MsgspecError as error:
+        raise InvalidBundle(f"The manifest can't be read: {error}") from None
 
 
-def definitions_of(store: Store, prefix: str, manifest_sha256: str) -> Definitions:
-    """Read what the inputs of a version mean, of its manifest alone.
+class _KindOnly(msgspec.Struct):
+    kind: str = FRAUD
 
-    Raises InvalidBundle naming what is wrong.
+
+def write_files(store: Store, prefix: str, contents: Mapping[str, bytes], manifest: bytes) -> None:
+    """Write a bundle's files and then its manifest into the folder `prefix`.
+
+    Raises InvalidBundle when the folder already has a manifest or another bundle's files.
     """
-    _, manifest = _read_manifest(store, prefix, manifest_sha256)
-    inputs = tuple(name for name in manifest.feature_schema.get("names", ()) if name in INPUTS)
-    return Definitions(inputs, _fingerprint_of(manifest), manifest.label_delay_us)
-
-
-def load_bundle(store: Store, prefix: str, manifest_sha256: str) -> Bundle:
-    """Check a bundle as `verify_bundle` does and load what serving needs of it.
-
-    Raises InvalidBundle naming what is wrong; then nothing was loaded.
-    """
-    verified = _read(store, prefix, manifest_sha256)
-    return _build(verified.manifest, manifest_sha256, verified.files)
-
-
-def publish(
-    source: Store, source_prefix: str, target: Store, target_prefix: str, manifest_sha256: str
-) -> BundleManifest:
-    """Copy a verified bundle, the manifest last. Publishing the same again changes nothing.
-
-    Of several that publish different bundles at once, one succeeds.
-
-    Raises InvalidBundle when the source does not verify or the target holds another bundle.
-    """
-    verified = _read(source, source_prefix, manifest_sha256)
-    if target.exists(f"{target_prefix}/{MANIFEST}"):
-        return verify_bundle(target, target_prefix, manifest_sha256)
-    _write(target, target_prefix, verified.files, verified.data)
-    return verified.manifest
-
-
-class _Verified(NamedTuple):
-    """A bundle whose bytes are the ones that were registered."""
-
-    data: bytes
-    manifest: BundleManifest
-    files: dict[str, bytes]
-
-
-def _read(store: Store, prefix: str, manifest_sha256: str) -> _Verified:
-    data, manifest = _read_manifest(store, prefix, manifest_sha256)
-    files = {name: _read_file(store, prefix, name, entry) for name, entry in manifest.files.items()}
-    return _Verified(data, manifest, files)
-
-
-def _write(store: Store, prefix: str, contents: Mapping[str, bytes], manifest: bytes) -> None:
     if store.exists(f"{prefix}/{MANIFEST}"):
         raise InvalidBundle(f"There is already a bundle in {prefix}.")
     # In the same order by all who write there: whoever is first with the first file that differs
@@ -229,6 +115,32 @@ def _write(store: Store, prefix: str, contents: Mapping[str, bytes], manifest: b
     for name, data in [*sorted(contents.items()), (MANIFEST, manifest)]:
         if not store.create_if_absent(f"{prefix}/{name}", data):
             _expect(store, f"{prefix}/{name}", data)
+
+
+def publish(
+    source: Store, source_prefix: str, target: Store, target_prefix: str, manifest_sha256: str
+) -> Manifest:
+    """Copy a verified bundle, the manifest last. Publishing the same again changes nothing.
+
+    Of several that publish different bundles at once, one succeeds.
+
+    Raises InvalidBundle when the source does not verify or the target holds another bundle.
+    """
+    verified = read_bundle(source, source_prefix, manifest_sha256)
+    if target.exists(f"{target_prefix}/{MANIFEST}"):
+        return verify_bundle(target, target_prefix, manifest_sha256)
+    write_files(target, target_prefix, verified.files, verified.data)
+    return verified.manifest
+
+
+def entries(contents: Mapping[str, bytes]) -> dict[str, FileEntry]:
+    """What a manifest says of these files."""
+    return {name: _entry(data) for name, data in sorted(contents.items())}
+
+
+def encode(value: Any) -> bytes:
+    """JSON for a bundle's files, which people read too."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2)
 
 
 def _expect(store: Store, name: str, data: bytes) -> None:
@@ -240,34 +152,12 @@ def _expect(store: Store, name: str, data: bytes) -> None:
         )
 
 
-def _read_manifest(store: Store, prefix: str, sha256: str) -> tuple[bytes, BundleManifest]:
+def _read_manifest(store: Store, prefix: str, sha256: str) -> tuple[bytes, Manifest]:
+    data = read_manifest_data(store, prefix, sha256)
     try:
-        data = store.read(f"{prefix}/{MANIFEST}")
-    except ObjectMissing:
-        raise InvalidBundle(f"The bundle in {prefix} has no manifest.") from None
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise InvalidBundle(f"The manifest in {prefix} is not the one that was registered.")
-    return data, _decode_manifest(data, prefix)
-
-
-def _decode_manifest(data: bytes, prefix: str) -> BundleManifest:
-    try:
-        # The protocol first: another one may have another shape.
-        protocol = msgspec.json.decode(data, type=_ProtocolOnly).protocol
-        if protocol not in (1, PROTOCOL):
-            raise InvalidBundle(
-                f"The bundle in {prefix} has protocol {protocol}; this engine reads 1 and 2."
-            )
-        facts = msgspec.json.decode(data, type=dict[str, Any])
-        if protocol == 1:
-            facts["label_delay_us"] = LABEL_DELAY
-        return msgspec.convert(facts, BundleManifest)
+        return data, msgspec.json.decode(data, type=Manifest)
     except msgspec.MsgspecError as error:
         raise InvalidBundle(f"The manifest in {prefix} can't be read: {error}") from None
-
-
-class _ProtocolOnly(msgspec.Struct):
-    protocol: int
 
 
 def _read_file(store: Store, prefix: str, name: str, entry: FileEntry) -> bytes:
@@ -280,43 +170,5 @@ def _read_file(store: Store, prefix: str, name: str, entry: FileEntry) -> bytes:
     return data
 
 
-def _build(manifest: BundleManifest, digest: str, contents: Mapping[str, bytes]) -> Bundle:
-    """Construct the served objects from verified content."""
-    for name in (SUPERVISED, UNSUPERVISED):
-        if name not in contents:
-            raise InvalidBundle(f"The bundle has no {name}.")
-    schema = FeatureSchema.from_dict(manifest.feature_schema)
-    if _fingerprint_of(manifest) != fingerprint(schema.inputs):
-        raise InvalidBundle(
-            f"Version {manifest.version} was trained with other feature definitions than this "
-            "engine computes; train it again."
-        )
-    count = len(schema.names)
-    fill = np.array(manifest.anomaly.fill, dtype=np.float64)
-    return Bundle(
-        manifest=manifest,
-        manifest_sha256=digest,
-        schema=schema,
-        label_delay=manifest.label_delay_us,
-        policy=manifest.policy,
-        supervised=SupervisedModel(contents[SUPERVISED], count),
-        unsupervised=UnsupervisedModel(
-            contents[UNSUPERVISED], count, fill, manifest.anomaly.calibration
-        ),
-    )
-
-
-def _fingerprint_of(manifest: BundleManifest) -> str | None:
-    """What the schema's inputs meant when the version was trained; None when nobody knows."""
-    if manifest.protocol == PROTOCOL:
-        return manifest.catalogue_fingerprint
-    known = manifest.catalogue_fingerprint == _PROTOCOL_1_CATALOGUE
-    return _PROTOCOL_1_FINGERPRINT if known else None
-
-
 def _entry(data: bytes) -> FileEntry:
     return FileEntry(len(data), hashlib.sha256(data).hexdigest())
-
-
-def _encode(value: Any) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(value), indent=2)

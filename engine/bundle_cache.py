@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from engine.bundle import Bundle, load_bundle, verify_bundle
+from engine.bundle import verify_bundle
 from engine.bundle_files import download_bundle
 from engine.errors import InvalidBundle, ObjectMissing
+from engine.loading import AnyBundle, load_any
 from engine.store import LocalStore, Store
 
 NEW, OLD, LOCK = "new-", "old-", "lock"
@@ -32,7 +33,7 @@ class BundleCache:
         self.root = root
         self._limit = limit_bytes
 
-    def load(self, source: Store, location: str, manifest_sha256: str) -> Bundle:
+    def load(self, source: Store, location: str, manifest_sha256: str) -> AnyBundle:
         """Load a bundle, from here if it is here whole, else from `source`.
 
         Raises:
@@ -41,13 +42,13 @@ class BundleCache:
         """
         entry = self.fetch(source, location, manifest_sha256)
         try:
-            return load_bundle(LocalStore(entry), location, manifest_sha256)
+            return load_any(LocalStore(entry), location, manifest_sha256)
         except (InvalidBundle, ObjectMissing, OSError):
             if self._is_whole(entry, location, manifest_sha256):
                 raise
         # Another process needed the room meanwhile.
         entry = self.fetch(source, location, manifest_sha256)
-        return load_bundle(LocalStore(entry), location, manifest_sha256)
+        return load_any(LocalStore(entry), location, manifest_sha256)
 
     def fetch(self, source: Store, location: str, manifest_sha256: str) -> Path:
         """Return the folder that has the verified bundle at `location` in it."""

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.bundle import MANIFEST, BundleManifest, read_manifest, verify_bundle
+from engine.bundle import MANIFEST, Manifest, read_manifest, verify_bundle
 from engine.errors import InvalidBundle, ObjectMissing
 from engine.store import LocalStore, Progress, Store
 
@@ -34,7 +34,7 @@ def download_bundle(
     verify_bundle(LocalStore(folder), location, manifest_sha256)
 
 
-def identify(folder: Path) -> tuple[BundleManifest, str]:
+def identify(folder: Path) -> tuple[Manifest, str]:
     """The manifest of the bundle in `folder`, after all of it was verified, and its SHA-256.
 
     Raises InvalidBundle naming what is wrong.
@@ -50,7 +50,7 @@ def upload_bundle(
     folder: Path,
     target: Store,
     location: str,
-    manifest: BundleManifest,
+    manifest: Manifest,
     progress: FileProgress | None = None,
 ) -> bool:
     """Put the verified bundle in `folder` to `location`, the manifest last; return whether anything

@@ -56,6 +56,12 @@ class NoModel(SentinelleError):
     code = "NO_MODEL"
 
 
+class InvalidDefinition(SentinelleError):
+    """The definition of a classifier is not valid; `errors` names the places."""
+
+    code = "INVALID_DEFINITION"
+
+
 class InvalidRuleSet(SentinelleError):
     """A rule set does not compile; the detail names the rule and the place."""
 

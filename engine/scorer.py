@@ -12,9 +12,9 @@ from typing import Any, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.bundle import Bundle
 from engine.features.catalogue import FEATURE_INDEX, OWN, OWN_BALANCE, RATIOS
 from engine.features.live import History, compute_live, countries_30d, effective_time
+from engine.fraud_bundle import Bundle
 from engine.policy import APPROVE, BLOCK, Outcome
 from engine.rules import RuleResult, RuleSet, rule_context
 from engine.transaction import (

@@ -17,9 +17,9 @@ from deployments import artifacts
 from deployments.models import ModelVersion
 from deployments.models import RuleSet as RuleSetRow
 from deployments.selectors import LivePointer, live_pointer, model_by_name, version_by_semver
-from engine.bundle import Bundle
 from engine.errors import InvalidRuleSet, NoModel, NotRegistered, SentinelleError
 from engine.features.live import EMPTY_HISTORY
+from engine.fraud_bundle import Bundle
 from engine.rules import RuleSet
 from engine.scorer import Scorer
 from engine.transaction import decode_score_request
@@ -192,7 +192,7 @@ def _load(version: ModelVersion, rule_set: RuleSetRow, serving: Serving | None) 
     if serving and serving.version_id == version.pk:
         bundle = serving.bundle
     else:
-        bundle = artifacts.load(version.location, version.manifest_sha256)
+        bundle = artifacts.load_fraud(version.location, version.manifest_sha256)
     rules = RuleSet.from_toml(rule_set.source)
     if rules.sha256 != rule_set.sha256:
         raise InvalidRuleSet(f"The source of “{rule_set.name}” is not what was registered.")

@@ -8,8 +8,9 @@ docs/features.md); everything people read is a `DateTimeField`.
 """
 
 from django.db import models
+from django.utils import timezone
 
-from deployments.models import ImmutableModel, ModelVersion, RuleSet
+from deployments.models import ImmutableModel, ModelVersion, RegisteredModel, RuleSet
 
 
 class Attempt(ImmutableModel):
@@ -218,3 +219,34 @@ class ConfirmedFraud(models.Model):
 
     def __str__(self) -> str:
         return f"{self.side} {self.wallet_id}: {self.total}"
+
+
+class PredictionRecord(ImmutableModel):
+    """One answer of a classifier: what was asked and what was told."""
+
+    id = models.BigAutoField(primary_key=True)
+    model = models.ForeignKey(RegisteredModel, on_delete=models.PROTECT, related_name="+")
+    model_version = models.ForeignKey(ModelVersion, on_delete=models.PROTECT, related_name="+")
+    request_id = models.CharField(
+        max_length=64,
+        null=True,
+        blank=True,
+        help_text="The caller's Idempotency-Key: a repeated request gets the same answer",
+    )
+    inputs = models.JSONField(help_text="As they were used, defaults included")
+    prediction = models.CharField(max_length=200)
+    confidence = models.FloatField(help_text="Probability of the prediction, 0 to 1")
+    answer = models.JSONField()
+    caller = models.CharField(max_length=150, blank=True)
+    at = models.DateTimeField(default=timezone.now, db_index=True)
+
+    class Meta:
+        verbose_name = "prediction"
+        ordering = ["-id"]
+        default_permissions = ("view",)
+        constraints = [
+            models.UniqueConstraint(fields=["model", "request_id"], name="prediction_request"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.prediction} ({self.confidence:.0%})"

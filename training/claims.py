@@ -80,6 +80,7 @@ def run_prepare(run: TrainingRun) -> None:
     folder = open_store(run.folder)
     if folder.exists(CLAIM):
         return
+    assert run.rule_set is not None
     spec = RunSpec(
         run_id=str(run.pk),
         model=run.model.name,

@@ -88,7 +88,7 @@ def _move(run: TrainingRun, version: ModelVersion) -> str:
         if run.then != Then.PROMOTE or not found.open:
             break
         words = _words(found)
-        if live.rule_set != version.rule_set:
+        if version.rule_set is not None and live.rule_set != version.rule_set:
             words += (
                 f" It was not promoted by itself: its thresholds were tuned with the rule set "
                 f"“{version.rule_set.name}”, and “{live.rule_set.name}” serves."

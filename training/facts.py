@@ -20,7 +20,7 @@ def run_facts(run: TrainingRun, now: datetime) -> list[tuple[str, str]]:
         ("Version", str(run.model_version or "")),
         ("Data set", data.name),
         ("Rows", f"the last {run.sample:,}" if run.sample else f"all {data.rows:,}"),
-        ("Rules", run.rule_set.name),
+        ("Rules", run.rules_name),
         ("Seed", str(run.seed)),
         *describe_options(decode_options(run.options)),
         ("Launcher", run.launcher),

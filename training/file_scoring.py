@@ -18,8 +18,8 @@ from deployments.selectors import (
     rule_set_by_name,
     version_by_semver,
 )
-from engine.bundle import Bundle
 from engine.errors import InvalidDataset, NoModel
+from engine.fraud_bundle import Bundle
 from engine.rules import RuleSet
 from training.models import Dataset
 from training.pipeline.durations import parse_duration
@@ -109,7 +109,7 @@ def file_score(
     target = _Target(out, subject.files, force)
     target.check()
     chosen, rule_set = _version(model, version), _rule_set(model, rules)
-    bundle = artifacts.load(chosen.location, chosen.manifest_sha256)
+    bundle = artifacts.load_fraud(chosen.location, chosen.manifest_sha256)
     failure = f"Writing {out} failed, and nothing was written"
     with failures_refused(failure), work_folder(out.absolute().parent) as work:
         found = _found(subject, work, labels=labels, progress=progress)

@@ -21,14 +21,23 @@ from training.crontab import Crontab, read_crontab
 
 
 class Dataset(models.Model):
-    """Transactions in the canonical schema, as one Parquet file that never changes."""
+    """Rows as one Parquet file that never changes: transactions in the canonical schema, or rows of
+    a classifier's inputs and target."""
 
     name = models.CharField(max_length=63, unique=True, validators=[name_validator])
+    model = models.ForeignKey(
+        RegisteredModel,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="datasets",
+        help_text="The classifier whose rows these are; none: transactions",
+    )
     location = models.CharField(max_length=255, help_text="Folder below DATA_DIR")
     preset = models.CharField(max_length=32)
     fingerprint = models.CharField(max_length=64, help_text="Of the content, not of the files")
     rows = models.PositiveBigIntegerField()
-    frauds = models.PositiveBigIntegerField()
+    frauds = models.PositiveBigIntegerField(default=0)
     rejected = models.PositiveBigIntegerField(default=0)
     first_at = models.DateTimeField(null=True, blank=True)
     last_at = models.DateTimeField(null=True, blank=True)
@@ -141,7 +150,9 @@ class TrainingRun(models.Model):
     dataset = models.ForeignKey(
         Dataset, verbose_name="data set", on_delete=models.PROTECT, related_name="runs"
     )
-    rule_set = models.ForeignKey(RuleSet, on_delete=models.PROTECT, related_name="+")
+    rule_set = models.ForeignKey(
+        RuleSet, null=True, blank=True, on_delete=models.PROTECT, related_name="+"
+    )
     sample = models.PositiveBigIntegerField(
         null=True,
         blank=True,
@@ -235,6 +246,11 @@ class TrainingRun(models.Model):
 
     def __str__(self) -> str:
         return f"{self.model.name} v{self.version}, {self.state}"
+
+    @property
+    def rules_name(self) -> str:
+        """Of its rule set; empty for a classifier."""
+        return self.rule_set.name if self.rule_set else ""
 
     @property
     def folder(self) -> str:

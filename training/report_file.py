@@ -75,7 +75,7 @@ def _facts(run: TrainingRun) -> list[tuple[str, str]]:
     rows = f"the last {run.sample:,}" if run.sample else f"all {run.dataset.rows:,}"
     return [
         ("Data set", f"{run.dataset.name}, {rows} transactions"),
-        ("Rules", run.rule_set.name),
+        ("Rules", run.rules_name),
         ("Seed", str(run.seed)),
         ("Run", str(run.pk)),
     ]

@@ -135,7 +135,7 @@ def run_restart(
         dataset=run.dataset.name,
         version=run.version,
         model=run.model.name,
-        rules=run.rule_set.name,
+        rules=run.rules_name or None,
         sample=run.sample,
         seed=run.seed,
         options=decode_options(run.options),

@@ -16,10 +16,10 @@ from django.db.models import FilteredRelation, Q, TextField
 from django.db.models.functions import Cast
 
 from deployments.models import ModelVersion
-from engine.bundle import definitions_of
 from engine.errors import InvalidBundle, StoreUnavailable
 from engine.features.kernel import AMOUNT, COUNTRY
 from engine.features.live import decode_events
+from engine.fraud_bundle import definitions_of
 from engine.store import open_store
 from engine.transaction import amount_to_units
 from scoring.models import Attempt, Backfill, Label, ScoreRecord, Verdict

@@ -170,6 +170,8 @@ class ModelVersionAdmin(MovesAdmin):
 
     @admin.display(description="rules", ordering="rule_set__name")
     def tuned_with(self, version: ModelVersion) -> str:
+        if version.rule_set is None:
+            return "–"
         address = reverse("admin:deployments_ruleset_change", args=[version.rule_set_id])
         return format_html('<a href="{}">{}</a>', address, version.rule_set.name)
 
@@ -220,6 +222,7 @@ class ModelVersionAdmin(MovesAdmin):
         live = selectors.live_pointer(row.model.name)
         seen = live.version.version if live.version else ""
         found = gate(row, live.version)
+        assert row.rule_set is not None
         form = PromoteForm(
             request.POST or None,
             initial={"seen_champion": seen},

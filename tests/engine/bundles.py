@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier, IsolationForest
 from threadpoolctl import threadpool_limits
 
-from engine.bundle import SUPERVISED, UNSUPERVISED, write_bundle
 from engine.features.catalogue import LABEL_DELAY
 from engine.features.schema import FeatureSchema
+from engine.fraud_bundle import SUPERVISED, UNSUPERVISED, write_bundle
 from engine.policy import PiecewiseLinear, Policy
 from engine.store import Store
 from engine.trees import serialize

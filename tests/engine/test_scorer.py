@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from engine.bundle import Bundle, load_bundle
 from engine.errors import InvalidRequest
 from engine.features.catalogue import CATALOGUE, DAY, OWN, OWN_BALANCE, RATIOS
 from engine.features.live import (
@@ -23,6 +22,7 @@ from engine.features.live import (
     next_incoming,
 )
 from engine.features.schema import Attribute, FeatureSchema
+from engine.fraud_bundle import Bundle, load_bundle
 from engine.policy import Policy
 from engine.rules import RuleSet
 from engine.scorer import Decision, Scorer

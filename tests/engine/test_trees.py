@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.ensemble import GradientBoostingClassifier
 
-from engine.bundle import SUPERVISED, UNSUPERVISED
 from engine.errors import InvalidBundle
+from engine.fraud_bundle import SUPERVISED, UNSUPERVISED
 from engine.trees import SupervisedModel, UnsupervisedModel, serialize
 from tests.engine.bundles import ANOMALY_CURVE, FILL, SCHEMA, bundle_files, estimators
 

@@ -13,8 +13,8 @@ from threadpoolctl import threadpool_limits
 
 from deployments import services
 from deployments.models import RuleSet
-from engine.bundle import SUPERVISED, UNSUPERVISED
 from engine.features.schema import Attribute, FeatureSchema
+from engine.fraud_bundle import SUPERVISED, UNSUPERVISED
 from engine.policy import PiecewiseLinear, Policy
 from engine.store import Store, open_store
 from engine.trees import serialize

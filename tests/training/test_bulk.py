@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from engine.bundle import Bundle, load_bundle
 from engine.errors import InvalidDataset
 from engine.features.catalogue import DAY, FEATURE_INDEX
+from engine.fraud_bundle import Bundle, load_bundle
 from engine.policy import BLOCK, OUTCOMES
 from engine.rules import RuleSet
 from engine.scorer import Decision, Scorer

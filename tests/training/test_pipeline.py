@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engine.bundle import load_bundle
 from engine.features.catalogue import LABEL_DELAY
 from engine.features.replay import NEVER, replay, visible_at_once
+from engine.fraud_bundle import load_bundle
 from engine.store import LocalStore
 from tests.training.pipeline_support import (
     QUICK,

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import treelite
 
-from engine.bundle import SUPERVISED, UNSUPERVISED
 from engine.features.catalogue import CATALOGUE
 from engine.features.schema import FeatureSchema
+from engine.fraud_bundle import SUPERVISED, UNSUPERVISED
 from engine.policy import PiecewiseLinear
 from training.pipeline.calibrate import anomaly_scale
 from training.pipeline.export import (

@@ -10,7 +10,7 @@ from django.db import connection
 from django.utils import timezone
 
 from deployments.models import ModelVersion, RuleSet
-from engine.bundle import load_bundle
+from engine.fraud_bundle import load_bundle
 from engine.store import open_store
 from tests.bundles import seed_registry
 from tests.engine.bundles import write_small_bundle

@@ -19,7 +19,7 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from deployments.models import ModelVersion
-from engine.bundle import load_bundle
+from engine.fraud_bundle import load_bundle
 from engine.store import open_store
 from tests.bundles import seed_registry
 from tests.training.support import database_url, is_alive, wait_until

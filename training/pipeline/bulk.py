@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.bundle import Bundle
 from engine.errors import InvalidDataset
 from engine.features.catalogue import CATALOGUE, FEATURE_INDEX
 from engine.features.schema import FeatureSchema
+from engine.fraud_bundle import Bundle
 from engine.rules import RuleResult, RuleSet
 from training.pipeline.evaluate import Scores
 from training.pipeline.features import Features, Matrix

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier, IsolationForest
 
-from engine.bundle import SUPERVISED, UNSUPERVISED, write_bundle
 from engine.errors import SentinelleError
 from engine.features.kernel import UNITS
 from engine.features.schema import FeatureSchema
+from engine.fraud_bundle import SUPERVISED, UNSUPERVISED, write_bundle
 from engine.policy import PiecewiseLinear, Policy
 from engine.store import Store
 from engine.trees import SupervisedModel, UnsupervisedModel, serialize

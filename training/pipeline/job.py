@@ -24,7 +24,7 @@ from engine.store import PATIENT_SECONDS, open_store
 from training.pipeline.failures import TOLD_TO_STOP, explain, too_much_memory
 from training.pipeline.memory import peak_memory_mb, watch_memory
 from training.pipeline.run_folder import ClaimRefused, Heartbeat, RunFolder
-from training.pipeline.spec import InvalidSpec, RunSpec
+from training.pipeline.spec import AnySpec, ClassifierSpec, InvalidSpec
 
 SUCCEEDED = 0
 FAILED = 1
@@ -126,9 +126,13 @@ def execute(folder: RunFolder) -> tuple[int, dict[str, Any]]:
     return SUCCEEDED, report
 
 
-def _train(spec: RunSpec, folder: RunFolder) -> dict[str, Any]:
+def _train(spec: AnySpec, folder: RunFolder) -> dict[str, Any]:
     # Loading scikit-learn, numba and pyarrow takes seconds: with the claim and the heartbeat there
     # first, whoever waits sees at once that the run has started.
+    if isinstance(spec, ClassifierSpec):
+        from training.pipeline.classifier.stages import train as train_classifier
+
+        return train_classifier(spec, folder)
     from training.pipeline.stages import train
 
     return train(spec, folder)

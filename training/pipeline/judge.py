@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.bundle import load_bundle
 from engine.errors import SentinelleError
 from engine.features.kernel import UNITS
+from engine.fraud_bundle import load_bundle
 from engine.rules import RuleSet
 from engine.store import open_store
 from training.pipeline.bulk import score_transactions

@@ -19,7 +19,7 @@ import msgspec
 from engine.errors import SentinelleError, StoreUnavailable
 from engine.store import PATIENT_SECONDS, BucketStore, Store
 from training.pipeline.failures import explain
-from training.pipeline.spec import RunSpec, decode_spec
+from training.pipeline.spec import AnySpec, decode_spec
 
 HEARTBEAT_SECONDS = 2.0
 BUCKET_HEARTBEAT_SECONDS = 10.0
@@ -66,7 +66,7 @@ class RunFolder:
         """Whether the folder is of a run."""
         return self.store.exists(SPEC)
 
-    def read_spec(self) -> RunSpec:
+    def read_spec(self) -> AnySpec:
         """Raises: InvalidSpec: `spec.json` is malformed."""
         return decode_spec(self.store.read(SPEC))
 

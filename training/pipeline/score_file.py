@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from engine.bundle import Bundle
 from engine.features.catalogue import CATALOGUE, OWN, OWN_BALANCE, RATIOS
+from engine.fraud_bundle import Bundle
 from engine.policy import BLOCK, OUTCOMES
 from engine.rules import RuleSet
 from engine.scorer import ANOMALY_HIGH, DECIMALS, SUPERVISED_HIGH

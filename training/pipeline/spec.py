@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from engine.errors import SentinelleError
+from engine.kinds import CLASSIFIER, FRAUD, Kind
 from training.pipeline.durations import LONGEST
 
 Moment = Annotated[datetime, Meta(tz=True)]
@@ -136,9 +137,50 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     champion: Champion | None = None
 
 
-def decode_spec(data: bytes) -> RunSpec:
+class ClassifierOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a person may choose about a classifier's run, beside its data set, sample and seed."""
+
+    test: Share = 0.2
+    """Share of the rows that the version is tested on."""
+    trees: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    """None: as many as the definition says."""
+    fit_rows: Annotated[int, Meta(ge=1_000)] | None = None
+    """Fit on this many rows at most, drawn at random."""
+    memory_limit_mb: Annotated[int, Meta(ge=300)] | None = None
+
+
+class ClassifierSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One training run of a classifier."""
+
+    kind: Literal["classifier"] = CLASSIFIER
+    run_id: str
+    model: str
+    version: str
+    definition: str
+    """The TOML text of the model's definition."""
+    dataset: str
+    """Location of the data set's `data.parquet`."""
+    dataset_fingerprint: str
+    sample: Annotated[int, Meta(ge=1)] | None = None
+    """Only the first rows; the version is then not deployable."""
+    seed: int = 0
+    options: ClassifierOptions = msgspec.field(default_factory=ClassifierOptions)
+    champion: Champion | None = None
+
+
+AnySpec = RunSpec | ClassifierSpec
+
+
+class _KindOnly(msgspec.Struct):
+    kind: Kind = FRAUD
+
+
+def decode_spec(data: bytes) -> AnySpec:
     """Raises: InvalidSpec: naming the field and what was expected."""
     try:
+        kind = msgspec.json.decode(data, type=_KindOnly).kind
+        if kind == CLASSIFIER:
+            return msgspec.json.decode(data, type=ClassifierSpec)
         return msgspec.json.decode(data, type=RunSpec)
     except msgspec.MsgspecError as error:
         raise InvalidSpec(f"spec.json is not valid: {error}") from error

@@ -54,7 +54,7 @@ examples:
             f"{event.model.name} is served by v{event.to_version.version} (before: {before}), "
             f"with the rule set “{serving.name}”."
         )
-        if tuned != serving:
+        if tuned is not None and tuned != serving:
             self.stdout.write(
                 f"Its thresholds were tuned with “{tuned.name}”: expect other numbers of reviews "
                 f"and blocks than its metrics say."

@@ -128,7 +128,7 @@ decides what is fitted or tuned. docs/training.md explains each option."""
         part = f"the last {run.sample:,} of " if run.sample else ""
         self.stdout.write(
             f"Run {run.pk}: {run.model.name} v{run.version} on “{data.name}” ({part}{data.rows:,} "
-            f"transactions, {data.fraud_rate:.2%} frauds), rules “{run.rule_set.name}”."
+            f"transactions, {data.fraud_rate:.2%} frauds), rules “{run.rules_name}”."
         )
         for name, value in (
             *describe_options(decode_options(run.options)),

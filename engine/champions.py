@@ -1,0 +1,45 @@
+"""Which version serves, for what has no database: `MODEL/champion.json` beside the bundles.
+
+The registry writes it after each promotion; the function that serves a classifier reads it.
+"""
+
+from typing import Final
+
+import msgspec
+
+from engine.errors import InvalidBundle, NoModel, ObjectMissing
+from engine.store import Store
+
+POINTER: Final = "champion.json"
+
+
+class Champion(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the champion of a model is, and by what digest it is known."""
+
+    model: str
+    version: str
+    location: str
+    manifest_sha256: str
+    promotion: int
+    """Number of the promotion that made it so: later ones are higher."""
+
+
+def pointer_name(model: str) -> str:
+    """The object that says it, in the store of the bundles."""
+    return f"{model}/{POINTER}"
+
+
+def read_champion(store: Store, model: str) -> Champion:
+    """Raises NoModel when nothing was promoted, InvalidBundle when it can't be read,
+    StoreUnavailable."""
+    try:
+        return msgspec.json.decode(store.read(pointer_name(model)), type=Champion)
+    except ObjectMissing:
+        raise NoModel(f"No version of “{model}” has been promoted.") from None
+    except msgspec.MsgspecError as error:
+        raise InvalidBundle(f"{pointer_name(model)} can't be read: {error}") from None
+
+
+def write_champion(store: Store, champion: Champion) -> None:
+    """Raises StoreUnavailable."""
+    store.write(pointer_name(champion.model), msgspec.json.encode(champion))

@@ -1,0 +1,284 @@
+"""What a classifier is: a TOML file that names its inputs, its classes and its answer.
+
+    name = "churn"
+    target = "left"                     # the column of a data set that has the class
+
+    [inputs.age]
+    type = "integer"                    # number, integer, boolean or category
+    minimum = 18
+    maximum = 120
+
+    [inputs.plan]
+    type = "category"
+    values = ["free", "paid"]
+    default = "free"                    # without one, a request must have it
+
+    [classes.yes]                       # what is told of a class, the same keys for each
+    message = "Call them"
+
+    [classes.no]
+    message = "Leave them alone"
+
+The same definition reads a data set and a request, so a value means the same in both.
+"""
+
+import hashlib
+import math
+import tomllib
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta
+from numpy import float64, zeros
+from numpy.typing import NDArray
+
+from engine.errors import FieldError, InvalidDefinition, InvalidRequest
+
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,62}\Z")]
+ModelName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,62}\Z")]
+Text = Annotated[str, Meta(min_length=1, max_length=200)]
+Number = Annotated[float, Meta(ge=-1e15, le=1e15)]
+MODEL_VERSION: Final = "model_version"
+"""Stands in every answer, beside what the definition names."""
+
+
+class NumberInput(
+    msgspec.Struct, frozen=True, kw_only=True, tag="number", forbid_unknown_fields=True
+):
+    """A number in [minimum, maximum]."""
+
+    minimum: Number
+    maximum: Number
+    default: Number | None = None
+    unit: str = ""
+    description: str = ""
+
+    @property
+    def columns(self) -> int:
+        return 1
+
+    def check(self, value: Any) -> str:
+        """What is wrong with a value of JSON's types, or nothing."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return f"expected {self.expected}, got {_shown(value)}"
+        if not (math.isfinite(value) and self.minimum <= value <= self.maximum):
+            return f"expected {self.expected}, got {_shown(value)}"
+        return ""
+
+    def encode(self, value: Any) -> tuple[float, ...]:
+        return (float(value),)
+
+    def names(self, name: str) -> list[str]:
+        return [name]
+
+    @property
+    def expected(self) -> str:
+        return f"a number from {self.minimum:g} to {self.maximum:g}"
+
+
+class IntegerInput(
+    NumberInput, frozen=True, kw_only=True, tag="integer", forbid_unknown_fields=True
+):
+    """A whole number in [minimum, maximum]."""
+
+    def check(self, value: Any) -> str:
+        return super().check(value) or (
+            "" if float(value).is_integer() else f"expected {self.expected}, got {_shown(value)}"
+        )
+
+    @property
+    def expected(self) -> str:
+        return f"a whole number from {self.minimum:g} to {self.maximum:g}"
+
+
+class BooleanInput(
+    msgspec.Struct, frozen=True, kw_only=True, tag="boolean", forbid_unknown_fields=True
+):
+    """True or false."""
+
+    default: bool | None = None
+    description: str = ""
+
+    @property
+    def columns(self) -> int:
+        return 1
+
+    def check(self, value: Any) -> str:
+        return "" if isinstance(value, bool) else f"expected {self.expected}, got {_shown(value)}"
+
+    def encode(self, value: Any) -> tuple[float, ...]:
+        return (float(value),)
+
+    def names(self, name: str) -> list[str]:
+        return [name]
+
+    @property
+    def expected(self) -> str:
+        return "true or false"
+
+
+class CategoryInput(
+    msgspec.Struct, frozen=True, kw_only=True, tag="category", forbid_unknown_fields=True
+):
+    """One of a list of texts; a column each, which is 1 for the one that it is."""
+
+    values: Annotated[list[Text], Meta(min_length=2, max_length=200)]
+    default: str | None = None
+    description: str = ""
+
+    @property
+    def columns(self) -> int:
+        return len(self.values)
+
+    def check(self, value: Any) -> str:
+        known = isinstance(value, str) and value in self.values
+        return "" if known else f"expected {self.expected}, got {_shown(value)}"
+
+    def encode(self, value: Any) -> tuple[float, ...]:
+        return tuple(float(value == each) for each in self.values)
+
+    def names(self, name: str) -> list[str]:
+        return [f"{name}_{value}" for value in self.values]
+
+    @property
+    def expected(self) -> str:
+        return f"one of {', '.join(self.values)}"
+
+
+Input = NumberInput | IntegerInput | BooleanInput | CategoryInput
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The names that an answer has for its parts."""
+
+    prediction: Name = "prediction"
+    confidence: Name = "confidence"
+    context: Name = "context_used"
+
+
+class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How versions are made, where the run does not say otherwise."""
+
+    trees: Annotated[int, Meta(ge=1, le=1000)] = 100
+    simulator: str = ""
+    """Of those in training/pipeline/classifier/simulators, the one that makes rows; empty: none."""
+    best_possible: Name | None = None
+    """A column of a data set that is no input: the probability of the likeliest class given the
+    inputs, where a simulator knows it."""
+
+
+class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A classifier. `classes` are in the order of the file; so are `inputs`."""
+
+    name: ModelName
+    target: Name
+    inputs: Annotated[dict[Name, Input], Meta(min_length=1, max_length=200)]
+    classes: Annotated[dict[Text, dict[Name, Text]], Meta(min_length=2, max_length=1000)]
+    description: str = ""
+    answer: Answer = msgspec.field(default_factory=Answer)
+    training: Training = msgspec.field(default_factory=Training)
+
+    @property
+    def labels(self) -> list[str]:
+        """The names of the classes."""
+        return list(self.classes)
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the encoded columns, in order."""
+        return [column for name, each in self.inputs.items() for column in each.names(name)]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what the columns and classes mean; equal for versions that read the same inputs."""
+        meaning = msgspec.json.encode([self.target, self.inputs, self.labels])
+        return hashlib.sha256(meaning).hexdigest()
+
+    def complete(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs in order, with defaults for what is missing or null; other keys are ignored.
+
+        Raises InvalidRequest naming every input that is missing or is not what is expected.
+        """
+        taken: dict[str, Any] = {}
+        errors = []
+        for name, each in self.inputs.items():
+            value = values.get(name)
+            value = each.default if value is None else value
+            fault = f"missing; expected {each.expected}" if value is None else each.check(value)
+            if fault:
+                errors.append(FieldError(name, fault))
+            taken[name] = value
+        if errors:
+            raise InvalidRequest(
+                "The inputs are not valid: " + "; ".join(f"{e.field}: {e.message}" for e in errors),
+                errors,
+            )
+        return taken
+
+    def encode(self, inputs: Mapping[str, Any]) -> NDArray[float64]:
+        """The row (columns,) of inputs that are `complete`."""
+        row = zeros(len(self.columns), dtype=float64)
+        at = 0
+        for name, each in self.inputs.items():
+            row[at : at + each.columns] = each.encode(inputs[name])
+            at += each.columns
+        return row
+
+
+def read_definition(source: str) -> Definition:
+    """Read a definition from its TOML text.
+
+    Raises InvalidDefinition naming the place and what was expected.
+    """
+    try:
+        definition = msgspec.convert(tomllib.loads(source), Definition)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidDefinition(f"The definition is not TOML: {error}") from None
+    except msgspec.ValidationError as error:
+        raise InvalidDefinition(f"The definition is not valid: {error}") from None
+    if faults := [*_faults(definition)]:
+        raise InvalidDefinition(
+            "The definition is not valid: "
+            + "; ".join(f"{fault.field}: {fault.message}" for fault in faults),
+            faults,
+        )
+    return definition
+
+
+def _faults(definition: Definition) -> list[FieldError]:
+    """Everything that the types do not say."""
+    faults = []
+    for name, each in definition.inputs.items():
+        place = f"inputs.{name}"
+        if isinstance(each, NumberInput) and not each.minimum < each.maximum:
+            faults.append(FieldError(place, "minimum must be below maximum"))
+        if isinstance(each, CategoryInput) and len(set(each.values)) != len(each.values):
+            faults.append(FieldError(place, "a value is named twice"))
+        if each.default is not None and (fault := each.check(each.default)):
+            faults.append(FieldError(f"{place}.default", fault))
+        if name in (definition.target, definition.training.best_possible):
+            faults.append(FieldError(place, "an input can't be what is predicted"))
+    first, *others = definition.classes.items()
+    for label, facts in others:
+        if facts.keys() != first[1].keys():
+            faults.append(
+                FieldError(f"classes.{label}", f"must have the same keys as classes.{first[0]}")
+            )
+    answer = definition.answer
+    names = [answer.prediction, answer.confidence, answer.context, MODEL_VERSION, *first[1]]
+    faults += [
+        FieldError("answer", f"“{name}” would stand twice in an answer")
+        for name in sorted({name for name in names if names.count(name) > 1})
+    ]
+    columns = definition.columns
+    faults += [
+        FieldError("inputs", f"two columns would be named “{name}”")
+        for name in sorted({name for name in columns if columns.count(name) > 1})
+    ]
+    return faults
+
+
+def _shown(value: Any) -> str:
+    text = msgspec.json.encode(value).decode()
+    return text if len(text) <= 60 else f"{text[:57]}…"
