@@ -8,5 +8,7 @@ class DeploymentsConfig(AppConfig):
     verbose_name = "Deployments"
 
     def ready(self) -> None:
-        """Read the prices: a PRICES_FILE that holds none stops the start."""
+        """Read the prices: a PRICES_FILE that holds none stops the start. Register the checks."""
+        from deployments import checks  # noqa: F401
+
         prices()

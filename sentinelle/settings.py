@@ -154,7 +154,17 @@ DATABASE_URL = env_url(
     "DATABASE_URL", f"sqlite:///{HOME.database}", ["sqlite", "postgres", "postgresql"]
 )
 DATABASES = {"default": dj_database_url.parse(DATABASE_URL, conn_max_age=None)}
+# What Cloud Run sets in the containers of a service, a job and a worker pool.
+ON_CLOUD_RUN = any(
+    os.environ.get(name) for name in ("K_SERVICE", "CLOUD_RUN_JOB", "CLOUD_RUN_WORKER_POOL")
+)
 if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
+    if ON_CLOUD_RUN:
+        raise ImproperlyConfigured(
+            "DATABASE_URL is SQLite, and a container of Cloud Run loses its disk. Set it to "
+            "PostgreSQL: postgresql://sentinelle@/sentinelle?host=/cloudsql/PROJECT:REGION:INSTANCE"
+            " with DB_PASSWORD from a secret (docs/deployment.md)."
+        )
     DATABASES["default"]["OPTIONS"] = {
         # Take the write lock at BEGIN: a deferred one that is upgraded later fails at once.
         "transaction_mode": "IMMEDIATE",
@@ -165,6 +175,8 @@ if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
     # A file, because tests of concurrency need what a shared in-memory database does not have: WAL.
     DATABASES["default"]["TEST"] = {"NAME": str(HOME.root / "test.sqlite3")}
 else:
+    # Apart from the URL, so that it can come from a secret and the URL can be shown.
+    DATABASES["default"]["PASSWORD"] = env_str("DB_PASSWORD", DATABASES["default"]["PASSWORD"])
     DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
     # A host that vanished is noticed in seconds, not when TCP gives up after a quarter of an hour.
     DATABASES["default"]["OPTIONS"] = {

