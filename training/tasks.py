@@ -1,13 +1,18 @@
 """What Celery runs. Each task translates and calls one function."""
 
 import os
+import time
 from typing import Any
 
 from celery import shared_task
+from django.core.cache import cache
 from django.utils import timezone
 
 from training import after, guards, schedule_runs, services, uploads
 from training.execution import run_execute
+
+BEAT_KEY = "beat"
+"""In the cache: when beat last had something done, in seconds since 1970."""
 
 
 @shared_task(bind=True)  # type: ignore[untyped-decorator]
@@ -31,8 +36,9 @@ def after_run(self: Any, *, run_id: str) -> None:
 
 @shared_task  # type: ignore[untyped-decorator]
 def step_due_runs() -> None:
-    """Every 5 s: send the steps that are due."""
+    """Every 5 s: send the steps that are due, and leave a sign that beat and a worker live."""
     services.runs_step(now=timezone.now())
+    cache.set(BEAT_KEY, time.time(), timeout=None)
 
 
 @shared_task  # type: ignore[untyped-decorator]

@@ -391,7 +391,8 @@ root, digest, body = sys.argv[1:]
 scorer = Scorer(load_bundle(open_store(root), "fraud/v1.0.0", digest), RuleSet.default())
 decision = scorer.score(decode_score_request(body.encode()), EMPTY_HISTORY)
 assert decision.supervised_score is not None
-heavy = ("sklearn", "pandas", "duckdb", "joblib", "google.cloud.storage", "requests", "django", "pyarrow")
+heavy = ("sklearn", "pandas", "duckdb", "joblib", "google.cloud.storage", "requests", "django",
+         "pyarrow")
 print([name for name in heavy if name in sys.modules])
 """
 
