@@ -5,7 +5,8 @@ events of an alias form a chain. Bundles are verified before that lock is taken:
 bucket takes seconds, and a version never changes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -294,6 +295,16 @@ def api_key_create(*, name: str, scopes: list[str], created_by: str) -> tuple[Ap
     )
     _insert(row)
     return row, plain_key
+
+
+@contextmanager
+def api_key_for_a_moment(*, name: str, scopes: list[str], created_by: str) -> Iterator[str]:
+    """A key for as long as the block takes; nothing of it is left."""
+    row, plain_key = api_key_create(name=name, scopes=scopes, created_by=created_by)
+    try:
+        yield plain_key
+    finally:
+        row.delete()
 
 
 def api_key_revoke(*, key: ApiKey) -> bool:

@@ -16,12 +16,12 @@ from django.db.migrations.executor import MigrationExecutor
 
 from deployments import artifacts, selectors
 from deployments.models import CHAMPION, Alias, ApiKey, Kind, ModelVersion, RegisteredModel, Scope
-from deployments.services import api_key_create, api_key_revoke
+from deployments.services import api_key_for_a_moment
 from deployments.stored_bundles import bundles_listed
 from engine.champions import read_champion
 from engine.errors import InvalidBundle, NoModel, NotRegistered
 from engine.store import PAGE_SECONDS, open_store
-from training.doctor.checks import Check, Fault, NotLooked
+from training.doctor.checks import Check, Fault
 from training.models import Dataset, RunState, TrainingRun
 from training.tasks import BEAT_KEY
 
@@ -315,9 +315,7 @@ def _classifiers() -> str:
                 "workers and beat.",
             )
         told.append(str(alias.version))
-    if not told:
-        raise NotLooked("none was promoted")
-    return ", ".join(told)
+    return ", ".join(told) or "none was promoted"
 
 
 def _health(url: str) -> str:
@@ -349,23 +347,24 @@ def _health(url: str) -> str:
 def _test_score(url: str) -> str:
     import requests
 
-    key, plain = api_key_create(
-        name="doctor", scopes=[Scope.SCORE.value], created_by="manage.py doctor"
-    )
-    try:
+    scopes = [Scope.SCORE.value]
+    with api_key_for_a_moment(name="doctor", scopes=scopes, created_by="manage.py") as key:
         start = time.perf_counter()
         answer = requests.post(
             f"{url}/score?dry_run=true",
             json=test_transaction(),
-            headers={"Authorization": f"Api-Key {plain}"},
+            headers={"Authorization": f"Api-Key {key}"},
             timeout=CALL_SECONDS,
             allow_redirects=False,
         )
         took = (time.perf_counter() - start) * 1000
-    finally:
-        api_key_revoke(key=key)
-    if answer.status_code != 200 or answer.headers.get("Dry-Run") != "true":
+    if answer.status_code != 200:
         raise Fault(f"{url}/score answers {answer.status_code}: {answer.text[:300]}", _why(answer))
+    if answer.headers.get("Dry-Run") != "true":
+        raise Fault(
+            "the server knows no dry run, so it kept the test score as a decision",
+            "An older version of the program serves there: start it again from this one.",
+        )
     body = answer.json()
     return f"{body['decision']} by {body['model_version']} in {took:.0f} ms, nothing was kept"
 
