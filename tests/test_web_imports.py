@@ -105,4 +105,5 @@ def test_no_client_of_google_is_loaded_by_a_decision_and_the_pages_of_the_admin(
     assert process.returncode == 0, process.stderr.decode()
     statuses, modules = json.loads(process.stdout)
     assert statuses == ["200"] * len(asked), process.stderr.decode()
-    assert modules == []
+    # Two names without anything in them: a package of the tests makes them at every start.
+    assert set(modules) <= {"google", "google.cloud"}
