@@ -1,13 +1,12 @@
 """The registry: registered models, their versions, rule sets, aliases, and who changed what.
 
 Versions, rule sets and events are facts: written once, never changed. Aliases are the only rows
-that move, and every move leaves an event.
+that move, and every move leaves an event. What runs on Google Cloud is in `cloud_models`.
 """
 
 import hashlib
 import secrets
 import uuid
-from typing import Any, ClassVar, NoReturn, Self
 
 from django.conf import settings
 from django.core.validators import RegexValidator
@@ -15,7 +14,43 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
+from deployments.cloud_models import (
+    UNFINISHED,
+    CloudService,
+    Deployment,
+    DeploymentEvent,
+    DeploymentState,
+)
+from deployments.immutable import ImmutableModel, ImmutableQuerySet, ImmutableRow
 from engine import kinds
+
+__all__ = [
+    "CHALLENGER",
+    "CHAMPION",
+    "SEMVER",
+    "UNFINISHED",
+    "Action",
+    "Alias",
+    "AliasEvent",
+    "ApiKey",
+    "CloudService",
+    "Deployment",
+    "DeploymentEvent",
+    "DeploymentState",
+    "ImmutableModel",
+    "ImmutableQuerySet",
+    "ImmutableRow",
+    "Kind",
+    "ModelVersion",
+    "PromotionEvent",
+    "RegisteredModel",
+    "RuleSet",
+    "RuleSetAlias",
+    "RuleSetEvent",
+    "Scope",
+    "name_validator",
+    "semver_validator",
+]  # fmt: skip
 
 # https://semver.org, without the leading v and without build metadata (it does not order versions).
 _NUMBER = r"(?:0|[1-9][0-9]*)"
@@ -30,43 +65,6 @@ name_validator = RegexValidator(
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
-
-
-class ImmutableRow(Exception):
-    """A row that is a fact was about to be changed or deleted."""
-
-
-class ImmutableQuerySet(models.QuerySet[Any]):
-    """Rows in bulk: `update`, `bulk_update` (which calls it), upserts and `delete` are refused."""
-
-    def update(self, **_: Any) -> NoReturn:
-        raise ImmutableRow(f"{self.model.__name__} rows are never changed")
-
-    def delete(self) -> NoReturn:
-        raise ImmutableRow(f"{self.model.__name__} rows are never deleted")
-
-    def bulk_create(self, objs: Any, *args: Any, **kwargs: Any) -> list[Any]:
-        if kwargs.get("update_conflicts") or len(args) > 2:
-            raise ImmutableRow(f"{self.model.__name__} rows are never changed")
-        return super().bulk_create(objs, *args, **kwargs)
-
-
-class ImmutableModel(models.Model):
-    """A row that can be inserted and read, and nothing else."""
-
-    objects: ClassVar[models.Manager[Self]] = ImmutableQuerySet.as_manager()
-
-    class Meta:
-        abstract = True
-
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        if not self._state.adding:
-            raise ImmutableRow(f"{type(self).__name__} {self.pk} is never changed")
-        # Without it, a new object that was given the key of an existing row would update that row.
-        super().save(*args, **kwargs | {"force_insert": True})
-
-    def delete(self, *_args: Any, **_kwargs: Any) -> NoReturn:
-        raise ImmutableRow(f"{type(self).__name__} {self.pk} is never deleted")
 
 
 class Kind(models.TextChoices):

@@ -9,11 +9,11 @@ from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from deployments.gcp.errors import CloudError
+from deployments.leases import lease_kept
 from engine.errors import RunRefused
 from training.claims import run_launch
 from training.conclusions import run_conclude
 from training.launchers import Launcher, launcher_named
-from training.leases import lease_kept
 from training.models import RunState, TrainingRun
 from training.run_costs import book_cost
 from training.transitions import ENDED, note

@@ -19,12 +19,12 @@ from django.db import InterfaceError, OperationalError, connection
 from django.utils import timezone
 
 from deployments.gcp.errors import CloudError
+from deployments.leases import lease_kept
 from engine.errors import ObjectMissing, RunRefused, SentinelleError, StoreUnavailable
 from engine.store import open_store
 from training import claims, registration
 from training.claims import Claim
 from training.launchers import Launcher, PlaceBusy, launcher_named
-from training.leases import lease_kept
 from training.models import RunState, TrainingRun
 from training.pipeline.run_folder import PROGRESS
 

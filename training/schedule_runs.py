@@ -20,10 +20,10 @@ from django.db import (
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
+from deployments.leases import lease_kept
 from engine.errors import InvalidDataset, RunRefused, SentinelleError, StoreUnavailable
 from engine.features.catalogue import LABEL_DELAY
 from training import selectors, services
-from training.leases import lease_kept
 from training.models import (
     ACTIVE,
     Dataset,
