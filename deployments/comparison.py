@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from engine.kinds import CLASSIFIER
+
 Metrics = Mapping[str, Any]
 
 
@@ -19,7 +21,7 @@ class Measure(NamedTuple):
     better: int = 1
 
     def value(self, metrics: Metrics) -> float | None:
-        """The figure in [0, 1], None when the report does not have it."""
+        """The figure, None when the report does not have it."""
         found: Any = metrics
         for key in self.path:
             if not isinstance(found, Mapping):
@@ -72,7 +74,7 @@ RECALL_AT_1 = Measure(
     "Share of the frauds among the 1 % with the highest risk",
     percent=True,
 )
-MEASURES = (
+FRAUD_MEASURES = (
     AVERAGE_PRECISION,
     ROC_AUC,
     RECALL_AT_1,
@@ -105,11 +107,54 @@ MEASURES = (
     Measure(("rules", "recall"), "Recall of the rules", "Rule blocks alone", True),
 )
 
+ACCURACY = Measure(("accuracy",), "Accuracy", "Share of the rows whose class it tells", True)
+BALANCED_ACCURACY = Measure(
+    ("balanced_accuracy",), "Balanced accuracy", "The mean of the classes' recalls", True
+)
+MACRO_F1 = Measure(("macro_f1",), "Macro F1", "The mean of the classes' F1")
+CLASSIFIER_MEASURES = (
+    ACCURACY,
+    BALANCED_ACCURACY,
+    MACRO_F1,
+    Measure(
+        ("top_3_accuracy",),
+        "Top-3 accuracy",
+        "Share of the rows whose class is among the three likeliest",
+        percent=True,
+    ),
+    Measure(("log_loss",), "Log loss", "Of the probability that the true class has", better=-1),
+    Measure(
+        ("expected_calibration_error",),
+        "Calibration error",
+        "How far the confidence is from the accuracy, on average",
+        better=-1,
+    ),
+    Measure(
+        ("most_frequent_accuracy",),
+        "Accuracy of the most frequent class",
+        "Of who always says that one",
+        percent=True,
+        better=0,
+    ),
+    Measure(
+        ("best_possible_accuracy",),
+        "Best possible accuracy",
+        "Of who knows each class's probability; where a simulator tells",
+        percent=True,
+        better=0,
+    ),
+)
+
+
+def measures_of(metrics: Metrics) -> tuple[Measure, ...]:
+    """Those of the kind that the metrics are of."""
+    return CLASSIFIER_MEASURES if metrics.get("kind") == CLASSIFIER else FRAUD_MEASURES
+
 
 def compare(candidate: Metrics, champion: Metrics | None) -> list[Row]:
     """Every measure that the candidate has, beside the champion's if there is one."""
     rows = []
-    for measure in MEASURES:
+    for measure in measures_of(candidate):
         value = measure.value(candidate)
         other = measure.value(champion) if champion is not None else None
         if value is None and other is None:
@@ -132,12 +177,15 @@ def on_same_part(candidate: Metrics, champion: str) -> Metrics | None:
     if not measured or measured["version"] != champion:
         return None
     figures: Metrics = candidate["baselines"]["champion"]
-    return {**figures, "rows": candidate.get("rows"), "frauds": candidate.get("frauds")}
+    part = {name: candidate[name] for name in ("kind", "rows", "frauds") if name in candidate}
+    return {**figures, **part}
 
 
 def test_set(metrics: Metrics) -> str:
     """What the metrics were measured on."""
     if not metrics.get("rows"):
         return "–"
+    if metrics.get("kind") == CLASSIFIER:
+        return f"{metrics['rows']:,} rows"
     rows, frauds = metrics["rows"], metrics.get("frauds", 0)
     return f"{rows:,} transactions, {frauds:,} frauds ({frauds / rows:.2%})"

@@ -1,14 +1,16 @@
 """Whether a version is better than the champion, in words, for whoever promotes it.
 
 A training run scores its test part with the champion of that moment too, and says how far apart the
-two are in average precision, with the interval of that difference. Only such a comparison, on the
-same transactions and fair to both, is a reason to say better or worse.
+two are (in average precision; classifiers in accuracy), with the interval of that difference. Only
+such a comparison, on the same rows and fair to both, is a reason to say better or worse.
 """
 
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
+
+from engine.kinds import CLASSIFIER
 
 
 class Verdict(StrEnum):
@@ -44,8 +46,31 @@ class Gate(NamedTuple):
         return self.verdict in (Verdict.BETTER, Verdict.FIRST)
 
 
+class _Words(NamedTuple):
+    """How a kind of models is spoken of."""
+
+    measure: str
+    """What its versions are compared by."""
+    more: str
+    """What its test part needs to tell more."""
+    same: str
+    """What it says of two versions that are the same."""
+
+
+_FRAUD = _Words(
+    "average precision",
+    "a longer test part, with more frauds,",
+    "It gives each of the same {} transactions the same risk, and has the same thresholds",
+)
+_CLASSIFIER = _Words(
+    "accuracy",
+    "a larger test part",
+    "It gives each of the same {} rows the same probabilities",
+)
+
+
 class _Difference(NamedTuple):
-    """By how much the candidate's average precision is above the champion's on one test part."""
+    """By how much the candidate's measure is above the champion's on one test part."""
 
     value: float
     low: float
@@ -53,9 +78,11 @@ class _Difference(NamedTuple):
     candidate: float
     champion: float
     rows: int
-    frauds: int
+    part: str
+    """The test part in words."""
     same_scores: bool
-    """Whether the two give each transaction the same risk."""
+    """Whether the two give each row the same."""
+    words: _Words
 
 
 class _NotComparableError(Exception):
@@ -99,6 +126,8 @@ def _difference(candidate: Measured, champion: Measured) -> _Difference:
 
 def _measured_by(judge: Measured, other: Measured) -> _Difference:
     """What the run of `judge` found on its test part, if that was fair to `other`'s opponent."""
+    if judge.metrics.get("kind") == CLASSIFIER:
+        return _accuracy_by(judge, other)
     metrics = judge.metrics
     fitted_until = metrics["champion"]["fitted_until"]
     if fitted_until is None:
@@ -126,9 +155,42 @@ def _measured_by(judge: Measured, other: Measured) -> _Difference:
         candidate=metrics["pr_auc"],
         champion=metrics["baselines"]["champion"]["pr_auc"],
         rows=metrics["rows"],
-        frauds=metrics["frauds"],
+        part=f"{metrics['rows']:,} transactions ({metrics['frauds']:,} frauds)",
         same_scores=metrics["champion"].get("same_scores", False),
+        words=_FRAUD,
     )
+
+
+def _accuracy_by(judge: Measured, other: Measured) -> _Difference:
+    """Likewise, of classifiers. Which part a row is in depends on the row and on the share of the
+    test part alone: what was split by the same share was fitted on no row of the other's."""
+    metrics = judge.metrics
+    opponent = metrics["champion"]
+    if opponent.get("split") != metrics["split"]:
+        raise _NotComparableError(
+            f"v{other.version} was split otherwise than v{judge.version} "
+            f"({_split(opponent.get('split'))} beside {_split(metrics['split'])}), and may have "
+            "seen part of the answers. Train it again with the same share of test rows"
+        )
+    found = metrics["differences"]["champion"]["accuracy"]
+    if found["interval"] is None:
+        raise _NotComparableError("the test part has too few rows for an interval")
+    low, high = found["interval"]
+    return _Difference(
+        value=found["difference"],
+        low=low,
+        high=high,
+        candidate=metrics["accuracy"],
+        champion=metrics["baselines"]["champion"]["accuracy"],
+        rows=metrics["rows"],
+        part=f"{metrics['rows']:,} rows",
+        same_scores=opponent.get("same_scores", False),
+        words=_CLASSIFIER,
+    )
+
+
+def _split(split: Mapping[str, Any] | None) -> str:
+    return f"{split['test']:.0%} for the test" if split else "a share that is not known"
 
 
 def _turned_round(found: _Difference) -> _Difference:
@@ -143,16 +205,15 @@ def _turned_round(found: _Difference) -> _Difference:
 
 def _same(found: _Difference, champion: str) -> Gate:
     reason = (
-        f"It gives each of the same {found.rows:,} transactions the same risk, and has the same "
-        "thresholds: the same data, options and seed make the same model. Train it on later data, "
-        "or with other options or another seed."
+        f"{found.words.same.format(f'{found.rows:,}')}: the same data, options and seed make the "
+        "same model. Train it on later data, or with other options or another seed."
     )
     return Gate(Verdict.SAME, f"It is the same model as v{champion}", reason)
 
 
 def _judge(found: _Difference, champion: str) -> Gate:
     figures = (
-        f"On the same {found.rows:,} transactions ({found.frauds:,} frauds) its average precision "
+        f"On the same {found.part} its {found.words.measure} "
         f"is {found.candidate:.3f} and that of v{champion} {found.champion:.3f}: "
         f"{found.value:+.3f}, and with 95 % confidence between {found.low:+.3f} and "
         f"{found.high:+.3f}."
@@ -161,7 +222,7 @@ def _judge(found: _Difference, champion: str) -> Gate:
         return Gate(Verdict.BETTER, f"Better than the champion v{champion}", figures)
     if found.high < 0:
         return Gate(Verdict.WORSE, f"Worse than the champion v{champion}", figures)
-    close = f"{figures} That may be chance: a longer test part, with more frauds, would tell."
+    close = f"{figures} That may be chance: {found.words.more} would tell."
     return Gate(Verdict.TOO_CLOSE, f"Too close to the champion v{champion} to call", close)
 
 

@@ -83,14 +83,21 @@ class RegisteredModel(models.Model):
         blank=True, help_text="TOML, of a classifier, as in engine/classifier/definition.py"
     )
     description = models.TextField(blank=True)
+    defined_at = models.DateTimeField(null=True, blank=True, help_text="When it last changed")
+    defined_by = models.CharField(max_length=150, blank=True)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
         ordering = ["name"]
-        default_permissions = ("view",)
+        default_permissions = ("add", "view")
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether it is described by a definition, and has no rules and no thresholds."""
+        return self.kind == Kind.CLASSIFIER
 
 
 class ModelVersion(ImmutableModel):

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from django.db.models import FilteredRelation, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Count, FilteredRelation, OuterRef, Q, QuerySet, Subquery
 
 from deployments.models import (
     CHALLENGER,
@@ -14,16 +14,25 @@ from deployments.models import (
     PromotionEvent,
     RegisteredModel,
     RuleSet,
+    RuleSetAlias,
     RuleSetEvent,
 )
 from engine.errors import NothingToRollBack, NotRegistered
 
 
 class LivePointer(NamedTuple):
-    """What serves for a model: the champion, None before the first promotion, and the rules."""
+    """What serves for a model: the champion, None before the first promotion, and the rules, None
+    for a classifier."""
 
     version: ModelVersion | None
-    rule_set: RuleSet
+    rule_set: RuleSet | None
+
+    @property
+    def rules(self) -> RuleSet:
+        """The rules of a model that scores transactions; raises NotRegistered for a classifier."""
+        if self.rule_set is None:
+            raise NotRegistered("No rules serve: a classifier does not score transactions.")
+        return self.rule_set
 
 
 class RollbackStep(NamedTuple):
@@ -37,11 +46,11 @@ class RollbackStep(NamedTuple):
 
 class Serving(NamedTuple):
     """What serves for a model, what the two rollbacks would do, None when nothing is left, and the
-    version that is proposed, None when none is."""
+    version that is proposed, None when none is. A classifier has no rule set."""
 
     model: RegisteredModel
     version: ModelVersion | None
-    rule_set: RuleSet
+    rule_set: RuleSet | None
     back: RollbackStep | None
     rules_back: RuleSetEvent | None
     proposal: PromotionEvent | None
@@ -52,8 +61,21 @@ def model_by_name(name: str) -> RegisteredModel:
     model = RegisteredModel.objects.filter(name=name).first()
     if model is None:
         known = ", ".join(RegisteredModel.objects.values_list("name", flat=True)) or "none"
-        raise NotRegistered(f"There is no model “{name}”. Registered models: {known}.")
+        raise NotRegistered(
+            f"There is no model “{name}”. Registered models: {known}. A classifier is registered "
+            f"from its definition: manage.py register_model FILE.toml"
+        )
     return model
+
+
+def models_listed() -> QuerySet[Any]:
+    """Every model with `champion_number`, None before the first promotion, and `versions_count`."""
+    champion = Alias.objects.filter(model=OuterRef("pk"), name=CHAMPION)
+    models: QuerySet[Any] = RegisteredModel.objects.annotate(
+        champion_number=Subquery(champion.values("version__version")),
+        versions_count=Count("versions"),
+    )
+    return models
 
 
 def version_by_semver(model: RegisteredModel, version: str) -> ModelVersion:
@@ -104,7 +126,9 @@ def live_pointer(model_name: str) -> LivePointer:
         raise NotRegistered(f"There is no model “{model_name}”.")
     # Django leaves the attribute out when the filtered relation is empty.
     alias: Alias | None = getattr(model, "champion", None)
-    return LivePointer(alias.version if alias else None, model.rule_set_alias.rule_set)
+    # Likewise, a model without rules.
+    rules: RuleSetAlias | None = getattr(model, "rule_set_alias", None)
+    return LivePointer(alias.version if alias else None, rules.rule_set if rules else None)
 
 
 def rollback_step(model: RegisteredModel) -> RollbackStep:

@@ -7,6 +7,7 @@ bucket takes seconds, and a version never changes.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -15,7 +16,7 @@ from django.core.exceptions import ValidationError
 from django.db import models, transaction
 from django.utils import timezone
 
-from deployments import artifacts, selectors
+from deployments import artifacts, pointers, selectors
 from deployments.models import (
     CHALLENGER,
     CHAMPION,
@@ -23,6 +24,7 @@ from deployments.models import (
     Alias,
     AliasEvent,
     ApiKey,
+    Kind,
     ModelVersion,
     PromotionEvent,
     RegisteredModel,
@@ -32,11 +34,35 @@ from deployments.models import (
     Scope,
 )
 from engine.classifier.bundle import ClassifierBundle
+from engine.classifier.definition import read_definition
 from engine.errors import FieldError, InvalidBundle, RegistryError, RegistryMoved
 from engine.loading import AnyBundle
 
 User = AbstractBaseUser | None
 EventT = TypeVar("EventT", bound=AliasEvent)
+
+
+def model_register(*, source: str, by: str) -> RegisteredModel:
+    """Register the classifier that the TOML text `source` defines, or give the one of its name this
+    definition. Versions keep the definition that they were trained by; the next run takes this one.
+
+    Raises InvalidDefinition naming the places; RegistryError when the name is another kind's.
+    """
+    definition = read_definition(source)
+    facts = {"definition": source, "description": definition.description}
+    who = {"defined_at": timezone.now(), "defined_by": by}
+    with transaction.atomic():
+        model, is_new = RegisteredModel.objects.select_for_update().get_or_create(
+            name=definition.name, defaults={"kind": Kind.CLASSIFIER, **facts, **who}
+        )
+        if not model.is_classifier:
+            message = f"“{model.name}” is the name of a model of another kind: choose another."
+            raise RegistryError(message, [FieldError("name", message)])
+        if not is_new and model.definition != source:
+            for name, value in {**facts, **who}.items():
+                setattr(model, name, value)
+            model.save()
+    return model
 
 
 def version_register(**facts: Any) -> ModelVersion:
@@ -125,6 +151,8 @@ def promote(
             f"v{target.version} was trained on a sample, to be looked at and not to be deployed. "
             f"Train it on the whole data set under another version number."
         )
+    if rule_set is not None:
+        _refuse_rules(model)
     artifacts.verify(target.location, target.manifest_sha256)
     if rule_set is not None:
         artifacts.verify_rules(rule_set)
@@ -242,6 +270,7 @@ def rule_set_promote(
 ) -> RuleSetEvent:
     """Serve a model with a rule set; raises RegistryError when it serves already."""
     reason = _checked_reason(reason)
+    _refuse_rules(model)
     artifacts.verify_rules(rule_set)
     with transaction.atomic():
         _lock(model)
@@ -313,6 +342,12 @@ def api_key_revoke(*, key: ApiKey) -> bool:
     return bool(ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=timezone.now()))
 
 
+def _refuse_rules(model: RegisteredModel) -> None:
+    if model.is_classifier:
+        message = f"{model.name} is a classifier: it is served without rules."
+        raise RegistryError(message, [FieldError("rules", message)])
+
+
 def _check_identity(
     bundle: AnyBundle, model: RegisteredModel, version: str, rule_set: RuleSet | None
 ) -> None:
@@ -379,9 +414,11 @@ def _move_champion(
     **who: Any,
 ) -> PromotionEvent:
     Alias.objects.update_or_create(model=model, name=CHAMPION, defaults={"version": after})
-    return _recorded(
+    event = _recorded(
         PromotionEvent(action=action, model=model, from_version=before, to_version=after, **who)
     )
+    transaction.on_commit(partial(pointers.pointer_write, model.name))
+    return event
 
 
 def _serving_rules(model: RegisteredModel) -> RuleSet:

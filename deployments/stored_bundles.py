@@ -12,6 +12,7 @@ from django.conf import settings
 from deployments.models import ModelVersion
 from engine.bundle import MANIFEST, verify_bundle
 from engine.bundle_files import FileProgress, download_bundle, identify, upload_bundle
+from engine.champions import POINTER
 from engine.errors import InvalidBundle, RegistryError
 from engine.store import PATIENT_SECONDS, Facts, Store, open_store
 
@@ -51,6 +52,8 @@ def bundles_listed() -> list[StoredBundle]:
     folders: dict[str, dict[str, Facts]] = defaultdict(dict)
     for name, facts in _store().describe_all().items():
         folder, _, file = name.rpartition("/")
+        if file == POINTER:
+            continue
         folders[folder][file] = facts
     versions = {row.location: row for row in ModelVersion.objects.select_related("model")}
     return [

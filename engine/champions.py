@@ -40,6 +40,22 @@ def read_champion(store: Store, model: str) -> Champion:
         raise InvalidBundle(f"{pointer_name(model)} can't be read: {error}") from None
 
 
-def write_champion(store: Store, champion: Champion) -> None:
-    """Raises StoreUnavailable."""
-    store.write(pointer_name(champion.model), msgspec.json.encode(champion))
+def write_champion(store: Store, champion: Champion) -> bool:
+    """Write it, unless it is there already or that of a later promotion is; whether it was written.
+
+    Raises StoreUnavailable.
+    """
+    new = msgspec.json.encode(champion)
+
+    def chosen(old: bytes | None) -> bytes | None:
+        return None if old == new or _promotion(old) > champion.promotion else new
+
+    return store.change(pointer_name(champion.model), chosen)
+
+
+def _promotion(pointer: bytes | None) -> int:
+    """That of what is stored; 0 when nothing is, or it can't be read."""
+    try:
+        return 0 if pointer is None else msgspec.json.decode(pointer, type=Champion).promotion
+    except msgspec.MsgspecError:
+        return 0

@@ -119,12 +119,12 @@ class LiveModel:
         if pointer is None or pointer.version is None:
             self._reason = reason
             return
-        wanted = (pointer.version.pk, pointer.rule_set.pk)
+        wanted = (pointer.version.pk, pointer.rules.pk)
         serving = self._serving
         if serving and wanted == (serving.version_id, serving.rule_set_id):
             self._refused = None
         elif wanted != self._refused or time.monotonic() >= self._retry_at:
-            self._load(pointer.version, pointer.rule_set)
+            self._load(pointer.version, pointer.rules)
 
     def _load(self, version: ModelVersion, rule_set: RuleSetRow) -> None:
         wanted = (version.pk, rule_set.pk)
@@ -179,6 +179,10 @@ live_model = LiveModel()
 def _pointer() -> LivePointer:
     """What this server should serve; raises NotRegistered, also for a version it is pinned to."""
     pointer = live_pointer(settings.MODEL_NAME)
+    if pointer.rule_set is None:
+        raise NotRegistered(
+            f"MODEL_NAME is “{settings.MODEL_NAME}”, a classifier: it does not score transactions."
+        )
     if settings.MODEL_VERSION == LATEST:
         return pointer
     version = version_by_semver(model_by_name(settings.MODEL_NAME), settings.MODEL_VERSION)

@@ -284,6 +284,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 60.0,
         "options": {"expire_seconds": 60},
     },
+    "mend-pointers": {
+        "task": "deployments.tasks.mend_pointers",
+        "schedule": 60.0,
+        "options": {"expire_seconds": 60},
+    },
     "run-due-schedules": {
         "task": "training.tasks.run_due_schedules",
         "schedule": 15.0,

@@ -91,7 +91,7 @@ def _move(run: TrainingRun, version: ModelVersion) -> str:
         if version.rule_set is not None and live.rule_set != version.rule_set:
             words += (
                 f" It was not promoted by itself: its thresholds were tuned with the rule set "
-                f"“{version.rule_set.name}”, and “{live.rule_set.name}” serves."
+                f"“{version.rule_set.name}”, and “{live.rules.name}” serves."
             )
             return _told(version_propose(version=version, actor=_actor(run), reason=words))
         try:

@@ -191,7 +191,7 @@ def _version(model: str, version: str | None) -> ModelVersion:
 
 
 def _rule_set(model: str, name: str | None) -> RuleSetRow:
-    return live_pointer(model).rule_set if name is None else rule_set_by_name(name)
+    return live_pointer(model).rules if name is None else rule_set_by_name(name)
 
 
 def _found(subject: Subject, work: Path, *, labels: bool, progress: Progress) -> _Rows:

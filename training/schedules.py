@@ -25,6 +25,7 @@ from training.models import (
 
 logger = logging.getLogger(__name__)
 TASK = "training.tasks.run_schedule"
+OURS = r"^(deployments|training)\."
 NAME_TAKEN = "There is already a schedule of this name."
 # A message of beat that waited for longer is of no use: the next look finds what is due.
 EXPIRE_SECONDS = 60
@@ -108,7 +109,7 @@ def schedule_run_now(schedule: RetrainingSchedule, *, by: str, now: datetime) ->
 
 def entries_forget_old() -> None:
     """Remove beat's entries of our tasks that neither the settings nor a schedule has any more."""
-    ours = PeriodicTask.objects.filter(task__startswith="training.", retraining_schedule=None)
+    ours = PeriodicTask.objects.filter(task__regex=OURS, retraining_schedule=None)
     for entry in ours.exclude(name__in=settings.CELERY_BEAT_SCHEDULE):
         entry.delete()
 

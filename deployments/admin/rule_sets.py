@@ -12,7 +12,7 @@ from django.utils.html import format_html, format_html_join
 
 from deployments import artifacts, selectors, services
 from deployments.admin.base import MadeByServiceMixin, MovesAdmin, badge, moment, who
-from deployments.models import RegisteredModel, RuleSet
+from deployments.models import Kind, RegisteredModel, RuleSet
 from engine.errors import InvalidRuleSet, SentinelleError
 
 
@@ -39,7 +39,9 @@ class RuleSetForm(forms.ModelForm):  # type: ignore[type-arg]
 class RulesPromoteForm(forms.Form):
     """Which model, and why."""
 
-    model = forms.ModelChoiceField(RegisteredModel.objects.all(), empty_label=None)
+    model = forms.ModelChoiceField(
+        RegisteredModel.objects.filter(kind=Kind.FRAUD), empty_label=None
+    )
     reason = forms.CharField(
         widget=forms.Textarea(attrs={"rows": 3, "cols": 70}),
         help_text="Kept in the history of rule sets.",
@@ -127,7 +129,9 @@ class RuleSetAdmin(MadeByServiceMixin, MovesAdmin):
                 name = event.model.name
                 messages.success(request, f"{name} is served with “{row.name}”.")
                 return redirect(self.url("changelist"))
-        changes = [(each, _changes(each.rule_set, row)) for each in selectors.serving()]
+        changes = [
+            (each, _changes(each.rule_set, row)) for each in selectors.serving() if each.rule_set
+        ]
         return self.page(
             request, "promote", f"Serve with “{row.name}”", form=form, rule_set=row, changes=changes
         )

@@ -78,14 +78,14 @@ class PromoteForm(forms.Form):
     def __init__(
         self,
         *args: Any,
-        serving: RuleSet,
-        tuned: RuleSet,
+        serving: RuleSet | None,
+        tuned: RuleSet | None,
         may_move_rules: bool,
         gate: Gate,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        if serving != tuned and may_move_rules:
+        if serving and tuned and serving != tuned and may_move_rules:
             self.fields["rules"] = forms.ChoiceField(
                 widget=forms.RadioSelect,
                 label="Serve it with",
@@ -222,7 +222,6 @@ class ModelVersionAdmin(MovesAdmin):
         live = selectors.live_pointer(row.model.name)
         seen = live.version.version if live.version else ""
         found = gate(row, live.version)
-        assert row.rule_set is not None
         form = PromoteForm(
             request.POST or None,
             initial={"seen_champion": seen},
@@ -333,4 +332,6 @@ def _table(rows: list[Row], *, beside: bool) -> str:
 
 def _thresholds(version: ModelVersion) -> str:
     limits = version.thresholds
+    if not limits:
+        return "–"
     return f"REVIEW from {limits['review']:.4f}, BLOCK from {limits['block']:.4f}"

@@ -1,10 +1,11 @@
 """The one door to stored files: a local folder, or a Google Cloud Storage bucket.
 
-Names are relative and use `/`. Every write is whole or not at all. `create_if_absent`, and
-`upload` with `if_absent`, are the only arbiters between two writers.
+Names are relative and use `/`. Every write is whole or not at all. `create_if_absent`,
+`change`, and `upload` with `if_absent`, are the only arbiters between two writers.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -50,6 +51,11 @@ class Store(Protocol):
 
     def create_if_absent(self, name: str, data: bytes) -> bool:
         """Write `name` unless it exists; return whether this call wrote it."""
+
+    def change(self, name: str, make: Callable[[bytes | None], bytes | None]) -> bool:
+        """Replace the content of `name` (None: it is not there) by what `make` makes of it, unless
+        that is None; return whether it was written. `make` is called again when another writer was
+        quicker, so nothing that it did not see is replaced."""
 
     def upload(
         self, name: str, path: Path, *, progress: Progress | None = None, if_absent: bool = False

@@ -86,6 +86,17 @@ class BucketStore:
         """Write `name` under the precondition that it has no generation."""
         return self._write(name, data, if_absent=True)
 
+    def change(self, name: str, make: Callable[[bytes | None], bytes | None]) -> bool:
+        """Replace `name` by what `make` makes of it, under the precondition that it still is of the
+        generation that was read."""
+        while True:
+            old, generation = self._read_generation(name)
+            new = make(old)
+            if new is None:
+                return False
+            if self._put(name, new, self._call_seconds, generation):
+                return True
+
     def upload(
         self, name: str, path: Path, *, progress: Progress | None = None, if_absent: bool = False
     ) -> bool:
@@ -96,7 +107,7 @@ class BucketStore:
             if size > self._chunk_bytes:
                 return self._put_chunks(name, file, size, checksum, progress, if_absent)
             file.seek(0)
-            done = self._put(name, file.read(), self._transfer_seconds, if_absent)
+            done = self._put(name, file.read(), self._transfer_seconds, 0 if if_absent else None)
         progress(size, size)
         return done
 
@@ -148,11 +159,34 @@ class BucketStore:
 
     def _write(self, name: str, data: bytes, *, if_absent: bool) -> bool:
         if len(data) <= self._chunk_bytes:
-            return self._put(name, data, self._call_seconds, if_absent)
+            return self._put(name, data, self._call_seconds, 0 if if_absent else None)
         file, checksum = io.BytesIO(data), _crc32c(data)
         return self._put_chunks(name, file, len(data), checksum, silent, if_absent)
 
-    def _put(self, name: str, data: bytes, seconds: float, if_absent: bool) -> bool:
+    def _read_generation(self, name: str) -> tuple[bytes | None, int]:
+        """The content of `name` and its generation; none and 0 when it is not there."""
+
+        def attempt() -> tuple[bytes, int]:
+            while True:
+                blob = self._loaded(name)
+                try:
+                    data = blob.download_as_bytes(
+                        if_generation_match=blob.generation,
+                        checksum="crc32c",
+                        **_tries(self._call_seconds),
+                    )
+                except _precondition_failed():
+                    continue
+                return data, blob.generation
+
+        try:
+            return self._undamaged(name, attempt)
+        except ObjectMissing:
+            return None, 0
+
+    def _put(self, name: str, data: bytes, seconds: float, generation: int | None) -> bool:
+        """Write `name` where it is of this generation: 0, where it is not there; None, always."""
+
         def attempt() -> bool:
             blob, mark = self._marked(name)
             try:
@@ -160,7 +194,7 @@ class BucketStore:
                     data,
                     content_type=_TYPE,
                     checksum="crc32c",
-                    if_generation_match=0 if if_absent else None,
+                    if_generation_match=generation,
                     **_tries(seconds),
                 )
             except _precondition_failed():

@@ -1,5 +1,6 @@
 """A store in a local folder."""
 
+import fcntl
 import filecmp
 import os
 from collections.abc import Callable, Iterator
@@ -41,6 +42,14 @@ class LocalStore:
     def create_if_absent(self, name: str, data: bytes) -> bool:
         """Write `name` by linking a synced temporary file to it, which fails if it exists."""
         return self._put(name, lambda file: file.write(data), if_absent=True)
+
+    def change(self, name: str, make: Callable[[bytes | None], bytes | None]) -> bool:
+        """Replace `name` by what `make` makes of it, one caller after the other."""
+        with _locked(self.path(name).parent):
+            new = make(self.read(name) if self.exists(name) else None)
+            if new is not None:
+                self.write(name, new)
+        return new is not None
 
     def upload(
         self, name: str, path: Path, *, progress: Progress | None = None, if_absent: bool = False
@@ -120,6 +129,18 @@ def _sync(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Have the folder alone among those who change what is in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
     finally:
         os.close(handle)
 

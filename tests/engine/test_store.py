@@ -70,6 +70,27 @@ def test_one_of_many_creates(store: Store) -> None:
     assert store.read("claim") == b"%d" % won.index(True)
 
 
+def test_a_change_sees_what_it_replaces(store: Store) -> None:
+    assert store.change("a/pointer", lambda old: b"first" if old is None else b"?")
+    assert store.change("a/pointer", lambda old: (old or b"") + b", second")
+    assert not store.change("a/pointer", lambda _: None)
+    assert store.read("a/pointer") == b"first, second"
+    assert store.list() == ["a/pointer"]
+
+
+def test_no_change_of_many_at_once_is_lost(store: Store) -> None:
+    start = threading.Barrier(4)
+
+    def count(_: int) -> None:
+        start.wait()
+        for _ in range(3):
+            store.change("count", lambda old: b"%d" % (int(old or b"0") + 1))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(count, range(4)))
+    assert store.read("count") == b"12"
+
+
 def test_listing_is_of_a_folder_at_any_depth(store: Store) -> None:
     names = ["b", "a/2", "a/10", "a/x/y", "ab/c"]
     for name in names:

@@ -13,8 +13,8 @@ from deployments.models import ModelVersion
 
 class Command(SentinelleCommand):
     help = (
-        "Make a version the champion: the one that answers /score. Its bundle is verified first; "
-        "servers follow within two seconds, without a restart."
+        "Make a version the champion: the one that answers /score, or /models/NAME/predict. Its "
+        "bundle is verified first; servers follow within two seconds, without a restart."
     )
     examples = """\
 examples:
@@ -22,6 +22,7 @@ examples:
   manage.py promote fraud 1.1.0 --reason "Catches the mule chains of January"
   manage.py promote fraud 1.1.0 --rules none    serve it without rules, in the same step
   manage.py promote fraud 1.1.0 --yes           also when it is not clearly the better one
+  manage.py promote sponsor 1.0.0               a classifier, which has no rules
 
 `manage.py rollback fraud` undoes it. A server that is pinned by MODEL_VERSION does not follow."""
 
@@ -50,9 +51,10 @@ examples:
         before = f"v{event.from_version.version}" if event.from_version else "nothing"
         serving = selectors.live_pointer(event.model.name).rule_set
         tuned = event.to_version.rule_set
+        with_rules = f", with the rule set “{serving.name}”" if serving else ""
         self.stdout.write(
-            f"{event.model.name} is served by v{event.to_version.version} (before: {before}), "
-            f"with the rule set “{serving.name}”."
+            f"{event.model.name} is served by v{event.to_version.version} "
+            f"(before: {before}){with_rules}."
         )
         if tuned is not None and tuned != serving:
             self.stdout.write(

@@ -33,7 +33,8 @@ nothing to go back to (exit status 1)."""
         )
         rules = selectors.live_pointer(event.model.name).rule_set
         assert event.from_version is not None
+        with_rules = f", with the rule set “{rules.name}”" if rules else ""
         self.stdout.write(
             f"{event.model.name} is served by v{event.to_version.version} again "
-            f"(before: v{event.from_version.version}), with the rule set “{rules.name}”."
+            f"(before: v{event.from_version.version}){with_rules}."
         )
