@@ -179,7 +179,7 @@ class _Importing:
         rejected = self._one("SELECT count(*) FROM rejects")
         counts, samples = self._reject_counts(), self._reject_samples()
         if rejected and not skip:
-            raise _refusal(rejected, counts, samples)
+            raise refusal(rejected, counts, samples)
         if not self._one("SELECT count(*) FROM staged"):
             raise _emptiness(files, rejected, counts)
         self._tell("sorting", 0.7)
@@ -259,13 +259,19 @@ class _Importing:
             self._progress(message, fraction)
 
 
-def _refusal(rejected: int, counts: dict[str, int], samples: tuple[Reject, ...]) -> InvalidDataset:
+def refusal(
+    rejected: int, counts: dict[str, int], samples: tuple[Reject, ...], more: str = ""
+) -> InvalidDataset:
+    """Why nothing was imported: how many rows are bad by fault, the first ones, and `more`."""
     shown = [f"  {bad.file}, line {bad.line}: {bad.reason}" for bad in samples]
     if rejected > len(samples):
         shown.append(f"  … and {rejected - len(samples):,} more")
     rows = "1 bad row" if rejected == 1 else f"{rejected:,} bad rows"
     return InvalidDataset(
-        f"{rows}, so nothing was imported ({_listed(counts)}).\n" + "\n".join(shown) + HOW_TO_SKIP,
+        f"{rows}, so nothing was imported ({listed_faults(counts)}).\n"
+        + "\n".join(shown)
+        + more
+        + HOW_TO_SKIP,
         [FieldError(f"{bad.file}:{bad.line}", bad.reason) for bad in samples],
     )
 
@@ -273,9 +279,10 @@ def _refusal(rejected: int, counts: dict[str, int], samples: tuple[Reject, ...])
 def _emptiness(files: Sequence[Path], rejected: int, counts: dict[str, int]) -> InvalidDataset:
     names = ", ".join(path.name for path in files)
     if rejected:
-        return InvalidDataset(f"{names}: all {rejected:,} rows are bad ({_listed(counts)}).")
+        return InvalidDataset(f"{names}: all {rejected:,} rows are bad ({listed_faults(counts)}).")
     return InvalidDataset(f"{names}: a header and no rows.")
 
 
-def _listed(counts: dict[str, int]) -> str:
+def listed_faults(counts: dict[str, int]) -> str:
+    """Faults and how many rows have each."""
     return ", ".join(f"{fault}: {count:,}" for fault, count in counts.items())
