@@ -9,7 +9,7 @@ its kind's business: fraud_bundle.py, classifier/bundle.py.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
@@ -54,13 +54,21 @@ class Contents(NamedTuple):
     files: dict[str, bytes]
 
 
-def read_bundle(store: Store, prefix: str, manifest_sha256: str) -> Contents:
+def read_bundle(
+    store: Store, prefix: str, manifest_sha256: str, only: Collection[str] | None = None
+) -> Contents:
     """Read a bundle; check its manifest against the digest, and every file against the manifest.
+
+    `only`: read and check no other files than these, of those that the manifest names.
 
     Raises InvalidBundle naming what is wrong.
     """
     data, manifest = _read_manifest(store, prefix, manifest_sha256)
-    files = {name: _read_file(store, prefix, name, entry) for name, entry in manifest.files.items()}
+    files = {
+        name: _read_file(store, prefix, name, entry)
+        for name, entry in manifest.files.items()
+        if only is None or name in only
+    }
     return Contents(data, manifest, files)
 
 

@@ -33,11 +33,14 @@ def read_champion(store: Store, model: str) -> Champion:
     """Raises NoModel when nothing was promoted, InvalidBundle when it can't be read,
     StoreUnavailable."""
     try:
-        return msgspec.json.decode(store.read(pointer_name(model)), type=Champion)
+        champion = msgspec.json.decode(store.read(pointer_name(model)), type=Champion)
     except ObjectMissing:
         raise NoModel(f"No version of “{model}” has been promoted.") from None
     except msgspec.MsgspecError as error:
         raise InvalidBundle(f"{pointer_name(model)} can't be read: {error}") from None
+    if champion.model != model:
+        raise InvalidBundle(f"{pointer_name(model)} is that of “{champion.model}”.")
+    return champion
 
 
 def write_champion(store: Store, champion: Champion) -> bool:

@@ -1,4 +1,4 @@
-"""The two tree ensembles as serving sees them: Treelite checkpoints, no scikit-learn.
+"""Tree ensembles as Treelite checkpoints, and the two of a fraud bundle as serving sees them.
 
 Both score rows of the feature schema, shape (n, features), float64, NaN for unknown. Higher is
 more suspicious, in [0, 1]. The same classes check an export against scikit-learn and serve it.
@@ -18,7 +18,11 @@ Rows = NDArray[np.float64]
 
 
 def serialize(estimator: Any) -> bytes:
-    """Return the Treelite checkpoint of a fitted scikit-learn tree ensemble."""
+    """Return the Treelite checkpoint of a fitted scikit-learn tree ensemble.
+
+    A forest of classes has one output a class that it was fitted with, so a classifier's has to be
+    fitted with all of them: a class without rows by one row of weight 0.
+    """
     from treelite import sklearn
 
     checkpoint: bytes = sklearn.import_model(estimator).serialize_bytes()

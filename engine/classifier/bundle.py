@@ -8,7 +8,7 @@ model_columns.joblib   the names of its columns, in order; likewise
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,9 +18,17 @@ import treelite
 from numpy.typing import NDArray
 from treelite import gtil
 
-from engine.bundle import Manifest, encode, entries, read_bundle, write_files
+from engine.bundle import (
+    Manifest,
+    encode,
+    entries,
+    kind_of,
+    read_bundle,
+    read_manifest_data,
+    write_files,
+)
 from engine.classifier.definition import MODEL_VERSION, Definition, read_definition
-from engine.errors import InvalidBundle
+from engine.errors import InvalidBundle, InvalidDefinition
 from engine.kinds import CLASSIFIER
 from engine.store import Store
 
@@ -29,6 +37,8 @@ MODEL: Final = "model.treelite"
 DEFINITION: Final = "definition.toml"
 ESTIMATOR: Final = "model.joblib"
 COLUMNS: Final = "model_columns.joblib"
+SERVED: Final = (MODEL, DEFINITION)
+"""The files that serving opens."""
 
 
 class ClassifierManifest(Manifest, frozen=True, kw_only=True):
@@ -93,8 +103,8 @@ def write_classifier_bundle(
     `files` are model.treelite and whatever else belongs to the version, `source` the definition's
     TOML text.
 
-    Raises InvalidBundle when the folder already has a manifest, or when what is given would not
-    load.
+    Raises InvalidDefinition, and InvalidBundle when the folder already has a manifest or when what
+    is given would not load.
     """
     definition = read_definition(source)
     contents = {**files, DEFINITION: source.encode()}
@@ -122,27 +132,53 @@ def load_classifier(store: Store, prefix: str, manifest_sha256: str) -> Classifi
 
     Raises InvalidBundle naming what is wrong; then nothing was loaded.
     """
-    contents = read_bundle(store, prefix, manifest_sha256)
+    return _load_from(store, prefix, manifest_sha256, None)
+
+
+def load_served(store: Store, prefix: str, manifest_sha256: str) -> ClassifierBundle:
+    """Like `load_classifier`, for whoever downloads what it loads: only the files that serving
+    opens are read, and so checked."""
+    return _load_from(store, prefix, manifest_sha256, SERVED)
+
+
+def _load_from(
+    store: Store, prefix: str, digest: str, only: Collection[str] | None
+) -> ClassifierBundle:
+    # The manifest first: that of another kind or protocol may have another shape altogether.
+    manifest = _decode_manifest(read_manifest_data(store, prefix, digest), prefix)
+    return _build(manifest, digest, read_bundle(store, prefix, digest, only).files)
+
+
+def _decode_manifest(data: bytes, prefix: str) -> ClassifierManifest:
+    if (kind := kind_of(data)) != CLASSIFIER:
+        raise InvalidBundle(f"The bundle in {prefix} is of the kind {kind}, no classifier.")
     try:
-        manifest = msgspec.json.decode(contents.data, type=ClassifierManifest)
+        protocol = msgspec.json.decode(data, type=_ProtocolOnly).protocol
+        if protocol != PROTOCOL:
+            raise InvalidBundle(
+                f"The bundle in {prefix} has protocol {protocol}; this engine reads {PROTOCOL}."
+            )
+        return msgspec.json.decode(data, type=ClassifierManifest)
     except msgspec.MsgspecError as error:
         raise InvalidBundle(f"The manifest in {prefix} can't be read: {error}") from None
-    if manifest.protocol != PROTOCOL:
-        raise InvalidBundle(
-            f"The bundle in {prefix} has protocol {manifest.protocol}; this engine reads "
-            f"{PROTOCOL}."
-        )
-    return _build(manifest, manifest_sha256, contents.files)
+
+
+class _ProtocolOnly(msgspec.Struct):
+    protocol: int
 
 
 def _build(
     manifest: ClassifierManifest, digest: str, contents: Mapping[str, bytes]
 ) -> ClassifierBundle:
-    for name in (MODEL, DEFINITION):
+    for name in SERVED:
         if name not in contents:
             raise InvalidBundle(f"The bundle has no {name}.")
-    definition = read_definition(contents[DEFINITION].decode())
-    if (definition.fingerprint, definition.columns, definition.labels) != (
+    try:
+        definition = read_definition(contents[DEFINITION].decode())
+    except (InvalidDefinition, UnicodeDecodeError) as error:
+        raise InvalidBundle(f"The bundle's {DEFINITION} can't be read: {error}") from None
+    if _facts(definition) != (
+        manifest.model,
         manifest.definition_fingerprint,
         manifest.columns,
         manifest.classes,
@@ -150,6 +186,10 @@ def _build(
         raise InvalidBundle("The definition in the bundle is not the one of its manifest.")
     model = _load(contents[MODEL], len(manifest.columns), len(manifest.classes))
     return ClassifierBundle(manifest, digest, definition, model)
+
+
+def _facts(definition: Definition) -> tuple[str, str, list[str], list[str]]:
+    return definition.name, definition.fingerprint, definition.columns, definition.labels
 
 
 def _load(checkpoint: bytes, columns: int, classes: int) -> Any:

@@ -23,14 +23,16 @@ The same definition reads a data set and a request, so a value means the same in
 """
 
 import hashlib
-import math
+import json
+import re
 import tomllib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
-from numpy import float64, zeros
+from numpy import array, float64
 from numpy.typing import NDArray
 
 from engine.errors import FieldError, InvalidDefinition, InvalidRequest
@@ -60,11 +62,14 @@ class NumberInput(
 
     def check(self, value: Any) -> str:
         """What is wrong with a value of JSON's types, or nothing."""
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return f"expected {self.expected}, got {_shown(value)}"
-        if not (math.isfinite(value) and self.minimum <= value <= self.maximum):
-            return f"expected {self.expected}, got {_shown(value)}"
-        return ""
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if is_number and self.minimum <= value <= self.maximum:
+            return ""
+        return f"expected {self.expected}, got {_shown(value)}"
+
+    def taken(self, value: Any) -> Any:
+        """The value as it is used, one for all ways to write it."""
+        return value
 
     def encode(self, value: Any) -> tuple[float, ...]:
         return (float(value),)
@@ -74,7 +79,7 @@ class NumberInput(
 
     @property
     def expected(self) -> str:
-        return f"a number from {self.minimum:g} to {self.maximum:g}"
+        return f"a number from {_plain(self.minimum)} to {_plain(self.maximum)}"
 
 
 class IntegerInput(
@@ -87,9 +92,12 @@ class IntegerInput(
             "" if float(value).is_integer() else f"expected {self.expected}, got {_shown(value)}"
         )
 
+    def taken(self, value: Any) -> Any:
+        return int(value)
+
     @property
     def expected(self) -> str:
-        return f"a whole number from {self.minimum:g} to {self.maximum:g}"
+        return f"a whole number from {_plain(self.minimum)} to {_plain(self.maximum)}"
 
 
 class BooleanInput(
@@ -106,6 +114,9 @@ class BooleanInput(
 
     def check(self, value: Any) -> str:
         return "" if isinstance(value, bool) else f"expected {self.expected}, got {_shown(value)}"
+
+    def taken(self, value: Any) -> Any:
+        return value
 
     def encode(self, value: Any) -> tuple[float, ...]:
         return (float(value),)
@@ -134,6 +145,9 @@ class CategoryInput(
     def check(self, value: Any) -> str:
         known = isinstance(value, str) and value in self.values
         return "" if known else f"expected {self.expected}, got {_shown(value)}"
+
+    def taken(self, value: Any) -> Any:
+        return value
 
     def encode(self, value: Any) -> tuple[float, ...]:
         return tuple(float(value == each) for each in self.values)
@@ -192,7 +206,11 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     @property
     def fingerprint(self) -> str:
         """Of what the columns and classes mean; equal for versions that read the same inputs."""
-        meaning = msgspec.json.encode([self.target, self.inputs, self.labels])
+        inputs = {
+            name: msgspec.structs.replace(each, description="")
+            for name, each in self.inputs.items()
+        }
+        meaning = msgspec.json.encode([self.target, [*inputs.items()], self.labels])
         return hashlib.sha256(meaning).hexdigest()
 
     def complete(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,7 +226,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             fault = f"missing; expected {each.expected}" if value is None else each.check(value)
             if fault:
                 errors.append(FieldError(name, fault))
-            taken[name] = value
+            taken[name] = value if fault else each.taken(value)
         if errors:
             raise InvalidRequest(
                 "The inputs are not valid: " + "; ".join(f"{e.field}: {e.message}" for e in errors),
@@ -218,67 +236,105 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     def encode(self, inputs: Mapping[str, Any]) -> NDArray[float64]:
         """The row (columns,) of inputs that are `complete`."""
-        row = zeros(len(self.columns), dtype=float64)
-        at = 0
-        for name, each in self.inputs.items():
-            row[at : at + each.columns] = each.encode(inputs[name])
-            at += each.columns
-        return row
+        row = [part for name, each in self.inputs.items() for part in each.encode(inputs[name])]
+        return array(row, dtype=float64)
 
 
 def read_definition(source: str) -> Definition:
     """Read a definition from its TOML text.
 
-    Raises InvalidDefinition naming the place and what was expected.
+    Raises InvalidDefinition naming every place and what was expected there.
     """
     try:
-        definition = msgspec.convert(tomllib.loads(source), Definition)
-    except tomllib.TOMLDecodeError as error:
+        data = tomllib.loads(source)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InvalidDefinition(f"The definition is not TOML: {error}") from None
+    try:
+        definition = msgspec.convert(data, Definition)
     except msgspec.ValidationError as error:
-        raise InvalidDefinition(f"The definition is not valid: {error}") from None
-    if faults := [*_faults(definition)]:
-        raise InvalidDefinition(
-            "The definition is not valid: "
-            + "; ".join(f"{fault.field}: {fault.message}" for fault in faults),
-            faults,
-        )
+        raise _invalid([*_shape_faults(data)] or [_fault("", error)]) from None
+    if faults := [*_meaning_faults(definition)]:
+        raise _invalid(faults)
     return definition
 
 
-def _faults(definition: Definition) -> list[FieldError]:
+def _invalid(faults: list[FieldError]) -> InvalidDefinition:
+    told = "; ".join(f"{fault.field}: {fault.message}" for fault in faults)
+    return InvalidDefinition(f"The definition is not valid: {told}", faults)
+
+
+def _shape_faults(data: Mapping[str, Any]) -> Iterator[FieldError]:
+    """What is wrong with the inputs and classes that are there, each on its own: msgspec stops at
+    the first and does not tell its name."""
+    kinds: tuple[tuple[str, Any, Any], ...] = (
+        ("inputs", Name, Input),
+        ("classes", Text, dict[Name, Text]),
+    )
+    for table, key, kind in kinds:
+        each = data.get(table)
+        for name, value in each.items() if isinstance(each, dict) else ():
+            for found, expected in ((name, key), (value, kind)):
+                try:
+                    msgspec.convert(found, expected)
+                except msgspec.ValidationError as error:
+                    yield _fault(f"{table}.{name}", error)
+
+
+def _fault(place: str, error: msgspec.ValidationError) -> FieldError:
+    """An error of msgspec, whose words end with “ - at `$.path`” below what was converted."""
+    match = re.fullmatch(r"(.*?)(?: - at (?:`key` in )?`\$(.*)`)?", str(error), re.S)
+    message, path = (match[1], match[2] or "") if match else (str(error), "")
+    return FieldError(f"{place}{path}".lstrip(".") or "definition", message)
+
+
+def _meaning_faults(definition: Definition) -> Iterator[FieldError]:
     """Everything that the types do not say."""
-    faults = []
-    for name, each in definition.inputs.items():
-        place = f"inputs.{name}"
-        if isinstance(each, NumberInput) and not each.minimum < each.maximum:
-            faults.append(FieldError(place, "minimum must be below maximum"))
-        if isinstance(each, CategoryInput) and len(set(each.values)) != len(each.values):
-            faults.append(FieldError(place, "a value is named twice"))
-        if each.default is not None and (fault := each.check(each.default)):
-            faults.append(FieldError(f"{place}.default", fault))
-        if name in (definition.target, definition.training.best_possible):
-            faults.append(FieldError(place, "an input can't be what is predicted"))
+    yield from _input_faults(definition)
     first, *others = definition.classes.items()
     for label, facts in others:
         if facts.keys() != first[1].keys():
-            faults.append(
-                FieldError(f"classes.{label}", f"must have the same keys as classes.{first[0]}")
-            )
+            yield FieldError(f"classes.{label}", f"must have the same keys as classes.{first[0]}")
     answer = definition.answer
     names = [answer.prediction, answer.confidence, answer.context, MODEL_VERSION, *first[1]]
-    faults += [
-        FieldError("answer", f"“{name}” would stand twice in an answer")
-        for name in sorted({name for name in names if names.count(name) > 1})
-    ]
-    columns = definition.columns
-    faults += [
-        FieldError("inputs", f"two columns would be named “{name}”")
-        for name in sorted({name for name in columns if columns.count(name) > 1})
-    ]
-    return faults
+    for name in _repeated(names):
+        yield FieldError("answer", f"“{name}” would stand twice in an answer")
+    for name in _repeated(definition.columns):
+        yield FieldError("inputs", f"two columns would be named “{name}”")
+    best = definition.training.best_possible
+    for name in _repeated(
+        each.lower() for each in (*definition.inputs, definition.target, *([best] if best else []))
+    ):
+        yield FieldError(
+            "inputs", f"“{name}” would name two columns of a data set, where case does not count"
+        )
+
+
+def _input_faults(definition: Definition) -> Iterator[FieldError]:
+    for name, each in definition.inputs.items():
+        place = f"inputs.{name}"
+        if isinstance(each, NumberInput) and not each.minimum < each.maximum:
+            yield FieldError(place, "minimum must be below maximum")
+        if isinstance(each, IntegerInput) and not (
+            each.minimum.is_integer() and each.maximum.is_integer()
+        ):
+            yield FieldError(place, "minimum and maximum must be whole numbers")
+        if isinstance(each, CategoryInput) and _repeated(each.values):
+            yield FieldError(place, "a value is named twice")
+        if each.default is not None and (fault := each.check(each.default)):
+            yield FieldError(f"{place}.default", fault)
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    """Those that stand there more than once."""
+    return sorted(name for name, times in Counter(names).items() if times > 1)
+
+
+def _plain(number: float) -> str:
+    return str(int(number)) if float(number).is_integer() else str(number)
 
 
 def _shown(value: Any) -> str:
-    text = msgspec.json.encode(value).decode()
+    """A value as JSON, cut to what a message has room for."""
+    # A lone surrogate can't be sent.
+    text = json.dumps(value, ensure_ascii=False, default=str).encode(errors="replace").decode()
     return text if len(text) <= 60 else f"{text[:57]}…"
