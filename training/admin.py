@@ -24,13 +24,20 @@ from training.facts import duration_in_words, run_facts
 from training.following import time_left
 from training.forms import TrainForm
 from training.metrics import percent
+from training.model_admin import RegisteredModelAdmin
 from training.models import ACTIVE, RunState, TrainingRun
 from training.report import remedy, report_context
 from training.report_file import report_kept
 from training.schedule_admin import RetrainingScheduleAdmin
 from training.upload_admin import DatasetUploadAdmin
 
-__all__ = ["DatasetAdmin", "DatasetUploadAdmin", "RetrainingScheduleAdmin", "TrainingRunAdmin"]
+__all__ = [
+    "DatasetAdmin",
+    "DatasetUploadAdmin",
+    "RegisteredModelAdmin",
+    "RetrainingScheduleAdmin",
+    "TrainingRunAdmin",
+]
 
 
 @admin.register(TrainingRun)
