@@ -10,13 +10,13 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from deployments.gcp import clients
+from deployments.gcp.containers import short
 from deployments.gcp.errors import CloudError, missing_accepted, translated
 from deployments.gcp.run_jobs import (
     CALL_SECONDS,
     RUN_VARIABLE,
     JobName,
     job_describe,
-    short,
     size_of,
 )
 

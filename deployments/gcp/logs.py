@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from deployments.gcp import clients
+from deployments.gcp.containers import short
 from deployments.gcp.errors import translated
 from deployments.gcp.executions import job_of
-from deployments.gcp.run_jobs import short
 
 LINES = 200
 PAGE = 1000

@@ -1,15 +1,17 @@
 """Cloud Run jobs, through Google's client library over REST. Every function raises CloudError."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from deployments.gcp import clients
+from deployments.gcp import clients, containers
+from deployments.gcp.containers import Change, Network, Secret, short
 from deployments.gcp.errors import CloudError, cloud_error, missing_accepted, translated
-from deployments.gcp.limits import check_job, format_memory, parse_memory
+from deployments.gcp.limits import check_job, format_memory
 
-LABELS = {"sentinelle": "training"}
+TRAINING = "training"
+LABELS = {"sentinelle": TRAINING}
 COMMAND = ("python", "-m", "training.pipeline.job")
 RUN_VARIABLE = "SENTINELLE_RUN"
 CALL_SECONDS = 30.0
@@ -45,6 +47,15 @@ class JobSpec(NamedTuple):
     service_account: str | None = None
     env: Mapping[str, str] = {}
     """Variables to have; others that the job has stay."""
+    secrets: Mapping[str, Secret] = {}
+    """Variables that have a secret's value."""
+    databases: tuple[str, ...] | None = None
+    """Cloud SQL instances, `project:region:name`, whose sockets are in /cloudsql."""
+    network: Network | None = None
+    command: tuple[str, ...] | None = None
+    """Instead of the training program."""
+    purpose: str = TRAINING
+    """Its label; `job_list` has those that train."""
 
     def over(self, other: "JobSpec") -> "JobSpec":
         """This, with what `other` says where this says nothing."""
@@ -53,14 +64,6 @@ class JobSpec(NamedTuple):
 
 
 NEW_JOB = JobSpec(cpu=8, memory_mb=8192, timeout_s=7200, retries=1)
-
-
-class Change(NamedTuple):
-    """One field of a job, before and after."""
-
-    field: str
-    before: str
-    after: str
 
 
 class JobInfo(NamedTuple):
@@ -75,6 +78,9 @@ class JobInfo(NamedTuple):
     retries: int
     service_account: str
     env: dict[str, str]
+    secrets: dict[str, Secret]
+    databases: tuple[str, ...]
+    network: Network | None
     labels: dict[str, str]
     problem: str
     """Why it can't be executed, in Google's words, or empty."""
@@ -173,7 +179,6 @@ def job_message(spec: JobSpec) -> Any:
     from google.cloud import run_v2
 
     job = run_v2.Job(
-        labels=LABELS,
         template={"task_count": 1, "template": {"containers": [{}]}},
     )
     _apply(job, spec)
@@ -185,7 +190,7 @@ def job_adjust(job: Any, spec: JobSpec) -> list[Change]:
     """Write `spec` into the message of a job; what changed. Raises RunRefused beyond the limits."""
     before = _info(job)
     _apply(job, spec)
-    changes = _differences(before, _info(job))
+    changes = containers.differences(before, _info(job), SHOWN)
     if changes:
         _check(job)
     return changes
@@ -234,11 +239,6 @@ def job_run(
         return str(operation.metadata.name)
 
 
-def short(name: str) -> str:
-    """The last part of a full name."""
-    return name.rsplit("/", 1)[-1]
-
-
 # --- Reading and writing Google's messages ---------------------------------------------------
 
 
@@ -251,24 +251,20 @@ def _apply(job: Any, spec: JobSpec) -> None:
     """Write `spec` into Google's message."""
     task = job.template.template
     box = task.containers[0]
-    box.command, box.args = list(COMMAND), []
+    box.command, box.args = list(spec.command or COMMAND), []
     if spec.image:
         box.image = spec.image
-    limits = dict(box.resources.limits)
-    if spec.cpu is not None:
-        limits["cpu"] = str(spec.cpu)
-    if spec.memory_mb is not None:
-        limits["memory"] = f"{spec.memory_mb}Mi"
-    box.resources.limits = limits
+    containers.write_size(box, spec.cpu, spec.memory_mb)
+    containers.write_env(box, spec.env, spec.secrets)
+    containers.write_databases(task, spec.databases)
+    containers.write_network(task, spec.network)
     if spec.timeout_s is not None:
         task.timeout = timedelta(seconds=spec.timeout_s)
     if spec.retries is not None:
         task.max_retries = spec.retries
     if spec.service_account:
         task.service_account = spec.service_account
-    others = [item for item in box.env if item.name not in spec.env]
-    box.env = others + [{"name": key, "value": value} for key, value in spec.env.items()]
-    job.labels = {**job.labels, **LABELS}
+    job.labels = {**job.labels, "sentinelle": spec.purpose}
 
 
 def _check(job: Any) -> None:
@@ -293,7 +289,10 @@ def _info(job: Any) -> JobInfo:
         command=" ".join([*box.command, *box.args]),
         **size_of(task),
         service_account=task.service_account,
-        env={item.name: item.value for item in box.env},
+        env=containers.env_of(box),
+        secrets=containers.secrets_of(box),
+        databases=containers.databases_of(task),
+        network=containers.network_of(task),
         labels=dict(job.labels),
         problem=(condition.message or "it is not ready") if failed else "",
         latest_execution=f"{job.name}/executions/{short(latest)}" if latest else "",
@@ -302,7 +301,7 @@ def _info(job: Any) -> JobInfo:
     )
 
 
-SHOWN: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+SHOWN: containers.Shown = (
     ("image", "image", str),
     ("command", "command", str),
     ("cpu", "cpu", str),
@@ -310,44 +309,19 @@ SHOWN: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("timeout", "timeout_s", "{} s".format),
     ("retries", "retries", str),
     ("service account", "service_account", str),
+    ("databases", "databases", ", ".join),
+    ("network", "network", lambda network: str(network or "")),
 )
-"""What people are told of a job: its name, the field of JobInfo, how it is written."""
-
-
-def _differences(before: JobInfo, after: JobInfo) -> list[Change]:
-    changes = []
-    for name, field, written in SHOWN:
-        old, new = getattr(before, field), getattr(after, field)
-        if old != new:
-            changes.append(Change(name, written(old) or "none", written(new)))
-    for name, value in after.env.items():
-        if before.env.get(name) != value:
-            changes.append(Change(f"env {name}", before.env.get(name, "none"), value))
-    if before.labels != after.labels:
-        changes.append(Change("labels", str(before.labels), str(after.labels)))
-    return changes
+"""What people are told of a job."""
 
 
 def size_of(task: Any) -> dict[str, int]:
     """cpu, memory_mb, timeout_s and retries of Google's template of a task."""
-    limits = dict(task.containers[0].resources.limits)
     return {
-        "cpu": _cpu(limits.get("cpu", "1")),
-        "memory_mb": _mib(limits.get("memory", "512Mi")),
+        **containers.size_of(task.containers[0]),
         "timeout_s": int(task.timeout.total_seconds()),
         "retries": task.max_retries,
     }
-
-
-def _cpu(text: str) -> int:
-    return int(text.removesuffix("m")) // 1000 if text.endswith("m") else int(float(text))
-
-
-def _mib(text: str) -> int:
-    """MiB of what a job has, which another tool may have written as 2G or 512M."""
-    if text.endswith(("G", "M")):
-        return int(text[:-1]) * (1000**3 if text.endswith("G") else 1000**2) // 2**20
-    return parse_memory(text)
 
 
 def _wait(what: str, name: JobName, generation: int) -> JobInfo:

@@ -7,28 +7,27 @@ too: the operation of a cancelled execution ends without an error (apache/airflo
 67050), that of the cancellation with one; a list may lag behind.
 """
 
-import json
 import re
 import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from google.cloud import run_v2
 from google.longrunning import operations_pb2
-from google.protobuf import any_pb2, json_format
+from google.protobuf import json_format
 from google.rpc import code_pb2, status_pb2
 
 from tests.google.logging import LoggingApi
+from tests.google.messages import last, now, packed, page_of, parsed, written
 from tests.google.processes import Container
 from tests.google.server import Call, GoogleServer, Handler, Refusal
+from tests.google.world import Missing, World
 
 PLACE = r"projects/[^/]+/locations/[^/]+"
 State = run_v2.Condition.State
 Reason = run_v2.Condition.ExecutionReason
-PAGE = 2
 
 
 class Task:
@@ -38,7 +37,6 @@ class Task:
         self,
         api: "RunApi",
         execution: run_v2.Execution,
-        environment: Mapping[str, str],
     ) -> None:
         self.execution = execution
         self.cancelled = False
@@ -46,7 +44,6 @@ class Task:
         self.container: Container | None = None
         self.attempts = 0
         self._api = api
-        self._environment = environment
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> None:
@@ -67,7 +64,7 @@ class Task:
         time.sleep(self._api.start_seconds)
         with self._api.lock:
             self.execution.running_count = 1
-            self.execution.start_time = _now()
+            self.execution.start_time = now()
         for attempt in range(template.max_retries + 1):
             if self.cancelled:
                 break
@@ -85,10 +82,14 @@ class Task:
         box = template.containers[0]
         if not self._api.has_image(box.image):
             return f"Image '{box.image}' not found."
-        own = {item.name: item.value for item in box.env}
+        project = self.execution.name.split("/")[1]
+        try:
+            own = self._api.world.variables(template, project, template.service_account)
+        except Missing as error:
+            return str(error)
         platform = {
-            "CLOUD_RUN_JOB": _last(self.execution.job),
-            "CLOUD_RUN_EXECUTION": _last(self.execution.name),
+            "CLOUD_RUN_JOB": last(self.execution.job),
+            "CLOUD_RUN_EXECUTION": last(self.execution.name),
             "CLOUD_RUN_TASK_INDEX": "0",
             "CLOUD_RUN_TASK_COUNT": "1",
             "CLOUD_RUN_TASK_ATTEMPT": str(attempt),
@@ -100,14 +101,14 @@ class Task:
             try:
                 self.container = Container(
                     [*box.command, *box.args],
-                    self._environment | own | platform,
+                    own | platform,
                     lambda line: self._api.log(self.execution, line, "stdout"),
                 )
             except OSError as error:
                 return f"The container failed to start: {error}."
         seconds = template.timeout.total_seconds()
         status = self.container.wait(seconds)
-        task = f"Task {_last(self.execution.name)}-task0 failed with"
+        task = f"Task {last(self.execution.name)}-task0 failed with"
         if status is None:
             self.container.stop(self._api.grace)
             words = f"Terminating task because it has reached the maximum timeout of {seconds:.0f}"
@@ -128,11 +129,17 @@ class RunApi:
     Args:
         logging: takes what executions print.
         environment: what the platform gives each process, such as where the local storage is.
+        world: that, with secrets and databases.
     """
 
-    def __init__(self, logging: LoggingApi, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        logging: LoggingApi,
+        environment: Mapping[str, str] | None = None,
+        world: World | None = None,
+    ) -> None:
         self.logging = logging
-        self.environment = dict(environment or {})
+        self.world = world or World(environment)
         self.jobs: dict[str, run_v2.Job] = {}
         self.executions: dict[str, run_v2.Execution] = {}
         self.tasks: dict[str, Task] = {}
@@ -166,6 +173,15 @@ class RunApi:
             ("GET", rf"/v2/({PLACE}/operations/[^/:]+)", self._operation),
         ]
         self.routes = [(method, path, self._alone(handler)) for method, path, handler in routes]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the platform gives each process."""
+        return self.world.environment
+
+    @environment.setter
+    def environment(self, value: Mapping[str, str]) -> None:
+        self.world.environment = dict(value)
 
     def _alone(self, handler: Handler) -> Handler:
         """No execution changes while a call is answered."""
@@ -231,7 +247,7 @@ class RunApi:
 
     def finish(self, execution: run_v2.Execution, cancelled: bool, message: str) -> None:
         """Count how it ended."""
-        name = _last(execution.name)
+        name = last(execution.name)
         if cancelled:
             state, reason, message = State.CONDITION_FAILED, Reason.CANCELLED, "Execution cancelled"
         elif message:
@@ -245,7 +261,7 @@ class RunApi:
         else:
             state, reason = State.CONDITION_SUCCEEDED, None
         condition = run_v2.Condition(
-            type_="Completed", state=state, message=message, last_transition_time=_now()
+            type_="Completed", state=state, message=message, last_transition_time=now()
         )
         if reason is not None:
             condition.execution_reason = reason
@@ -256,24 +272,24 @@ class RunApi:
             execution.succeeded_count = int(not message and not cancelled)
             execution.conditions = [condition]
             execution.reconciling = False
-            execution.completion_time = _now()
+            execution.completion_time = now()
 
     # --- Jobs ------------------------------------------------------------------------------
 
     def _create(self, call: Call) -> Any:
-        job = _parse(run_v2.Job, call)
+        job = parsed(run_v2.Job, call)
         name = f"{call.match[1]}/jobs/{call.query['jobId']}"
         if not re.fullmatch(r"[a-z]([-a-z0-9]{0,47}[a-z0-9])?", call.query["jobId"]):
             raise Refusal("INVALID_ARGUMENT", "metadata.name: must be a DNS label")
         if name in self.jobs:
-            raise Refusal("ALREADY_EXISTS", f"Resource '{_last(name)}' already exists.")
-        job.name, job.uid, job.create_time = name, str(uuid.uuid4()), _now()
+            raise Refusal("ALREADY_EXISTS", f"Resource '{last(name)}' already exists.")
+        job.name, job.uid, job.create_time = name, str(uuid.uuid4()), now()
         return self._deploy(job)
 
     def _update(self, call: Call) -> Any:
         name = call.match[1]
         known = self._job(name)
-        job = _parse(run_v2.Job, call)
+        job = parsed(run_v2.Job, call)
         if job.etag and job.etag != known.etag:
             raise Refusal("ABORTED", "Conflict for resource: version does not match.")
         for field in ("uid", "create_time", "execution_count", "latest_created_execution"):
@@ -287,7 +303,7 @@ class RunApi:
         job.generation += 1
         job.reconciling = True
         self._unready[job.name] = self.ready_reads
-        job.etag, job.update_time = f'"{uuid.uuid4().hex}"', _now()
+        job.etag, job.update_time = f'"{uuid.uuid4().hex}"', now()
         found = self.has_image(image)
         message = "" if found else f"Image '{image}' not found."
         state = State.CONDITION_SUCCEEDED if found else State.CONDITION_FAILED
@@ -295,17 +311,17 @@ class RunApi:
         job.terminal_condition = run_v2.Condition(type_="Ready", state=State.CONDITION_RECONCILING)
         self.jobs[job.name] = job
         failed = status_pb2.Status(code=code_pb2.NOT_FOUND, message=message)
-        return self._start(job.name, job, lambda: job if found else failed)
+        return self.begin(job.name, job, lambda: job if found else failed)
 
     def _list_jobs(self, call: Call) -> Any:
         inside = f"{call.match[1]}/jobs/"
         jobs = [job for name, job in sorted(self.jobs.items()) if name.startswith(inside)]
-        page, token = _page(jobs, call)
-        return _json(run_v2.ListJobsResponse(jobs=page, next_page_token=token))
+        page, token = page_of(jobs, call)
+        return written(run_v2.ListJobsResponse(jobs=page, next_page_token=token))
 
     def _get_job(self, call: Call) -> Any:
         job = self._job(call.match[1])
-        answer = _json(job)
+        answer = written(job)
         self._unready[job.name] -= 1
         if self._unready[job.name] <= 0:
             job.reconciling, job.observed_generation = False, job.generation
@@ -318,11 +334,11 @@ class RunApi:
             self.tasks[name].stop()
             del self.executions[name]
         del self.jobs[job.name]
-        return self._start(job.name, job, lambda: job)
+        return self.begin(job.name, job, lambda: job)
 
     def _job(self, name: str) -> run_v2.Job:
         if name not in self.jobs:
-            raise Refusal("NOT_FOUND", f"Resource '{_last(name)}' of kind 'JOB' in region "
+            raise Refusal("NOT_FOUND", f"Resource '{last(name)}' of kind 'JOB' in region "
                           f"'{name.split('/')[3]}' in project '{name.split('/')[1]}' does not "
                           "exist.")  # fmt: skip
         return self.jobs[name]
@@ -330,7 +346,7 @@ class RunApi:
     # --- Executions ------------------------------------------------------------------------
 
     def _run(self, call: Call) -> Any:
-        request = _parse(run_v2.RunJobRequest, call)
+        request = parsed(run_v2.RunJobRequest, call)
         job = self._job(call.match[1])
         if request.etag and request.etag != job.etag:
             raise Refusal("ABORTED", "Conflict for resource: version does not match.")
@@ -349,11 +365,11 @@ class RunApi:
             names = {item.name for item in changes.env}
             box.env = [item for item in box.env if item.name not in names] + list(changes.env)
         execution = run_v2.Execution(
-            name=f"{job.name}/executions/{_last(job.name)}-{uuid.uuid4().hex[:5]}",
+            name=f"{job.name}/executions/{last(job.name)}-{uuid.uuid4().hex[:5]}",
             uid=str(uuid.uuid4()),
             job=job.name,
             labels=dict(job.labels),
-            create_time=_now(),
+            create_time=now(),
             task_count=1,
             reconciling=True,
             template=template,
@@ -364,11 +380,11 @@ class RunApi:
         self._lags[execution.name] = self.list_lag
         job.execution_count += 1
         job.latest_created_execution = run_v2.ExecutionReference(
-            name=_last(execution.name), create_time=execution.create_time
+            name=last(execution.name), create_time=execution.create_time
         )
-        task = self.tasks[execution.name] = Task(self, execution, self.environment)
+        task = self.tasks[execution.name] = Task(self, execution)
         task.start()
-        return self._start(job.name, execution, lambda: self._outcome(execution))
+        return self.begin(job.name, execution, lambda: self._outcome(execution))
 
     def _outcome(self, execution: run_v2.Execution) -> Any:
         if not execution.completion_time:
@@ -385,14 +401,14 @@ class RunApi:
                 self._lags[name] -= not call.query.get("pageToken")
                 continue
             found.append(execution)
-        page, token = _page(found, call)
-        return _json(run_v2.ListExecutionsResponse(executions=page, next_page_token=token))
+        page, token = page_of(found, call)
+        return written(run_v2.ListExecutionsResponse(executions=page, next_page_token=token))
 
     def _get(self, call: Call) -> Any:
-        return _json(self._execution(call.match[1]))
+        return written(self._execution(call.match[1]))
 
     def _cancel(self, call: Call) -> Any:
-        _parse(run_v2.CancelExecutionRequest, call)
+        parsed(run_v2.CancelExecutionRequest, call)
         execution = self._execution(call.match[1])
         if execution.completion_time:
             raise Refusal("FAILED_PRECONDITION", "The execution is already completed.")
@@ -401,22 +417,22 @@ class RunApi:
         def cancelled() -> Any:
             return _failure(execution) if execution.completion_time else None
 
-        return self._start(execution.name, execution, cancelled)
+        return self.begin(execution.name, execution, cancelled)
 
     def _delete_execution(self, call: Call) -> Any:
         execution = self._execution(call.match[1])
         self.tasks[execution.name].stop()
         del self.executions[execution.name]
-        return self._start(execution.name, execution, lambda: execution)
+        return self.begin(execution.name, execution, lambda: execution)
 
     def _execution(self, name: str) -> run_v2.Execution:
         if name not in self.executions:
-            raise Refusal("NOT_FOUND", f"Execution {_last(name)} was not found.")
+            raise Refusal("NOT_FOUND", f"Execution {last(name)} was not found.")
         return self.executions[name]
 
     # --- Operations ------------------------------------------------------------------------
 
-    def _start(self, near: str, metadata: Any, outcome: Callable[[], Any]) -> Any:
+    def begin(self, near: str, metadata: Any, outcome: Callable[[], Any]) -> Any:
         name = f"{'/'.join(near.split('/')[:4])}/operations/{uuid.uuid4()}"
         self._operations[name] = (metadata, outcome)
         return self._written(name, False)
@@ -428,14 +444,14 @@ class RunApi:
 
     def _written(self, name: str, may_end: bool) -> Any:
         metadata, outcome = self._operations[name]
-        operation = operations_pb2.Operation(name=name, metadata=_packed(metadata))
+        operation = operations_pb2.Operation(name=name, metadata=packed(metadata))
         ended = outcome() if may_end else None
         if isinstance(ended, status_pb2.Status):
             operation.done = True
             operation.error.CopyFrom(ended)
         elif ended is not None:
             operation.done = True
-            operation.response.CopyFrom(_packed(ended))
+            operation.response.CopyFrom(packed(ended))
         return json_format.MessageToJson(operation)
 
 
@@ -459,35 +475,5 @@ def _check(job: run_v2.Job) -> None:
 
 
 def _failure(execution: run_v2.Execution) -> status_pb2.Status:
-    words = f"Execution {_last(execution.name)} has failed to complete, 0/1 tasks were a success."
+    words = f"Execution {last(execution.name)} has failed to complete, 0/1 tasks were a success."
     return status_pb2.Status(code=code_pb2.UNKNOWN, message=words)
-
-
-def _parse(kind: Any, call: Call) -> Any:
-    return kind.from_json(call.body or b"{}", ignore_unknown_fields=False)
-
-
-def _json(message: Any) -> Any:
-    return json.loads(type(message).to_json(message, use_integers_for_enums=False))
-
-
-def _packed(message: Any) -> any_pb2.Any:
-    packed = any_pb2.Any()
-    packed.Pack(type(message).pb(message))
-    return packed
-
-
-def _page(items: list[Any], call: Call) -> tuple[list[Any], str]:
-    """Pages are small, so that a caller who reads the first alone is found out."""
-    start = int(call.query.get("pageToken") or 0)
-    size = min(int(call.query.get("pageSize") or PAGE), PAGE)
-    more = start + size < len(items)
-    return items[start : start + size], str(start + size) if more else ""
-
-
-def _last(name: str) -> str:
-    return name.rsplit("/", 1)[1]
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

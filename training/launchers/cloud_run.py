@@ -13,6 +13,7 @@ from typing import Any
 
 from django.conf import settings
 
+from deployments.gcp.containers import short
 from deployments.gcp.errors import CloudError, advice_of, fault_of, quoted
 from deployments.gcp.executions import (
     ExecutionInfo,
@@ -22,7 +23,7 @@ from deployments.gcp.executions import (
     job_of,
 )
 from deployments.gcp.logs import execution_lines
-from deployments.gcp.run_jobs import JobName, JobSpec, job_ensure, job_run, short
+from deployments.gcp.run_jobs import JobName, JobSpec, job_ensure, job_run
 from engine.errors import ObjectMissing
 from engine.store import Store, open_store
 from training.launchers.base import Launch, Seen, program_log

@@ -10,6 +10,7 @@ from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 from django.utils.timezone import localtime
 
+from deployments.gcp.containers import short
 from deployments.gcp.executions import (
     ExecutionInfo,
     execution_cancel,
@@ -29,7 +30,6 @@ from deployments.gcp.run_jobs import (
     job_describe,
     job_list,
     job_update,
-    short,
 )
 from deployments.management.base import SentinelleCommand
 from deployments.management.cloud import confirm
