@@ -25,7 +25,7 @@ class CloudError(SentinelleError):
         self.reason = reason
         """A word that callers branch on: `not_found`, `exists`, `quota`, `permission`,
         `credentials`, `api`, `billing`, `image`, `capacity`, `network`, `conflict`, `limit`,
-        `memory`, `timeout`, or empty."""
+        `memory`, `timeout`, `secret`, `container`, `policy`, or empty."""
 
 
 class Fault(NamedTuple):
@@ -38,7 +38,7 @@ class Fault(NamedTuple):
     words: str
     """Regular expression that Google's words or its codes match; empty: any."""
     advice: str
-    """What to do. Fields: project, region, job, role, service."""
+    """What to do. Fields: project, region, role, service (Google's), and those of WORDS."""
 
 
 QUOTA_PAGE = "https://console.cloud.google.com/iam-admin/quotas?project={project}"
@@ -67,9 +67,10 @@ FAULTS = (
         + QUOTA_PAGE + ".",
     ),
     Fault(
-        "quota", False, (), r"[Qq]uota|AllocPerProjectRegion|requested total (CPU|memory)",
-        "Ask for more at " + QUOTA_PAGE + ", ask the job for less (--cpu, --memory), or use "
-        "another region (--region).",
+        "quota", False, (), r"[Qq]uota|AllocPerProjectRegion|requested total (CPU|memory)"
+        r"|[Mm]ax instances must be set to",
+        "Ask for more at " + QUOTA_PAGE + ", ask for less ({resize} {less}), or use another region "
+        "(--region).",
     ),
     Fault("quota", True, (429,), "", "It is tried again. Your quotas: " + QUOTA_PAGE + "."),
     Fault(
@@ -82,8 +83,29 @@ FAULTS = (
     Fault(
         "image", False, (), r"[Ii]mage '[^']*' (was )?not found|CONTAINER_MISSING"
         r"|(MANIFEST|NAME)_UNKNOWN|manifest unknown|failed to resolve reference",
-        "Build and push it: manage.py deploy_training_job {project} {job} {region} VERSION; or "
-        "name one that is there: manage.py jobs update --image IMAGE.",
+        "Build and push it: {build}; or name one that is there: {resize} --image IMAGE.",
+    ),
+    Fault(
+        "secret", False, (), r"Permission denied on secret|secretmanager\.versions\.access",
+        "The account that the revision runs as needs the role roles/secretmanager.secretAccessor "
+        "on that secret: gcloud secrets add-iam-policy-binding SECRET --member "
+        "serviceAccount:ACCOUNT --role roles/secretmanager.secretAccessor --project {project}.",
+    ),
+    Fault(
+        "secret", False, (), r"(?i)\bsecrets?\b.*(not found|has no versions)",
+        "Give the secret a value: gcloud secrets versions add SECRET --data-file=- --project "
+        "{project}; manage.py setup_cloud makes the secret itself.",
+    ),
+    Fault(
+        "container", False, (), r"container failed to start|[Ff]ailed to start and( then)? listen"
+        r"|HealthCheckContainerError|[Ss]tartup probe|Application failed to start",
+        "Its log says why: {logs}.",
+    ),
+    Fault(
+        "policy", False, (), r"do(es)? not belong to a permitted customer|allowedPolicyMember",
+        "The organisation of the project allows no public service (its policy "
+        "constraints/iam.allowedPolicyMemberDomains): leave the service private, and have its "
+        "callers send an ID token.",
     ),
     Fault(
         "permission", False, (), r"(?i)serviceAccounts\.actAs",
@@ -103,8 +125,8 @@ FAULTS = (
     ),
     Fault(
         "limit", False, (400,), r"resources\.limits|[Ii]nvalid value specified for (cpu|memory)"
-        r"|(timeout|max_?retries|retries)[^.]*(must|exceed|between)",
-        "What Cloud Run allows: manage.py jobs update --help.",
+        r"|(timeout|max_?retries|retries|concurrency|max_?instance_?count)[^.]*(must|exceed|between)",
+        "What Cloud Run allows: {resize} --help.",
     ),
     Fault(
         "exists", False, (409,), r"already exists|ALREADY_EXISTS",
@@ -122,19 +144,36 @@ FAULTS = (
     ),
     Fault(
         "memory", False, (), r"Memory limit|exit code:? 137|signal:? 9\b|OOM",
-        "It needs more memory than it has: manage.py jobs update --memory 16Gi (see --help for "
-        "what the processors allow), or train on fewer rows (--sample).",
+        "It needs more memory than it has: {resize} --memory 16Gi (see --help for what the "
+        "processors allow){sample}.",
     ),
     Fault(
         "timeout", False, (), r"timeout was reached|maximum timeout|timed out",
-        "It needs longer than it may take: manage.py jobs update --timeout SECONDS, or give it "
-        "more processors (--cpu).",
+        "It needs longer than it may take: {resize} --timeout SECONDS, or give it more processors "
+        "(--cpu).",
     ),
 )  # fmt: skip
 UNREACHABLE = (
     "Google was not reached, or its answer was cut off: it is tried again. If it stays, look at "
     "this machine's network."
 )
+# What an advice says of a job and of a service.
+WORDS = {
+    "job": {
+        "resize": "manage.py jobs update",
+        "less": "--cpu 4 --memory 8Gi",
+        "build": "manage.py deploy_training_job {project} {name} {region} VERSION",
+        "sample": ", or train on fewer rows (--sample)",
+        "logs": "manage.py jobs logs",
+    },
+    "service": {
+        "resize": "manage.py services update {name}",
+        "less": "--max-instances 3 --cpu 1 --memory 1Gi",
+        "build": "manage.py deploy_ml_engine {project} {name} {region} VERSION",
+        "sample": "",
+        "logs": "manage.py services logs {name}",
+    },
+}
 # What holds the permissions of a service.
 ROLES = {
     "run": "roles/run.developer",
@@ -149,34 +188,36 @@ PERMISSION = rf"\b({'|'.join(ROLES)})\.(?!googleapis|gserviceaccount)[a-zA-Z]+\.
 
 
 @contextmanager
-def translated(what: str, *, project: str = "", region: str = "") -> Iterator[None]:
+def translated(
+    what: str, *, project: str = "", region: str = "", service: str = ""
+) -> Iterator[None]:
     """Turn every error of Google's client libraries into a CloudError.
 
     Args:
         what: what was being done (“Starting the job sentinelle-training”).
         project, region: for the advice; those of the settings unless given.
+        service: the Cloud Run service that it is about, if it is about one.
     """
     import requests
     from google.api_core.exceptions import GoogleAPICallError, RetryError
     from google.auth.exceptions import GoogleAuthError
     from google.protobuf.json_format import ParseError
 
+    place = {"project": project, "region": region, "service": service}
     try:
         yield
     except (GoogleAPICallError, RetryError) as error:
         cause = error.cause if isinstance(error, RetryError) else error
         if isinstance(cause, GoogleAPICallError):
             words, codes, status = _said(cause)
-            raise cloud_error(
-                what, words, status=status, codes=codes, project=project, region=region
-            ) from error
+            raise cloud_error(what, words, status=status, codes=codes, **place) from error
         raise _unreachable(what, cause or error) from error
     except (requests.RequestException, ParseError, json.JSONDecodeError) as error:
         raise _unreachable(what, error) from error
     except GoogleAuthError as error:
         if error.retryable or type(error).__name__ in ("TransportError", "TimeoutError"):
             raise _unreachable(what, error) from error
-        raise cloud_error(what, str(error), status=401, project=project, region=region) from error
+        raise cloud_error(what, str(error), status=401, **place) from error
 
 
 @contextmanager
@@ -197,6 +238,7 @@ def cloud_error(
     codes: str = "",
     project: str = "",
     region: str = "",
+    service: str = "",
 ) -> CloudError:
     """The error for what Google said, as in the error of an operation.
 
@@ -204,9 +246,10 @@ def cloud_error(
         words: Google's message.
         status: of the HTTP answer, if there was one.
         codes: names that came with it (`ZONE_RESOURCE_POOL_EXHAUSTED`).
+        service: the Cloud Run service that it is about, if it is about one.
     """
     fault = fault_of(words, status=status, codes=codes)
-    advice = "" if fault is None else advice_of(fault, words, project, region)
+    advice = "" if fault is None else advice_of(fault, words, project, region, service)
     said = quoted(words.strip() or codes or f"status {status}")
     return CloudError(
         f"{what}: Google says {said} {advice}".rstrip(),
@@ -231,12 +274,23 @@ def fault_of(words: str, *, status: int = 0, codes: str = "") -> Fault | None:
     return None
 
 
-def advice_of(fault: Fault, words: str, project: str = "", region: str = "") -> str:
-    """What to do about it, with the names that the words have."""
+def advice_of(
+    fault: Fault, words: str, project: str = "", region: str = "", service: str = ""
+) -> str:
+    """What to do about it, with the names that the words have.
+
+    Args:
+        service: of Cloud Run, if it is about one.
+    """
+    names = {
+        "project": project or settings.GOOGLE_CLOUD_PROJECT or "PROJECT",
+        "region": region or settings.GOOGLE_CLOUD_REGION,
+        "name": service or settings.TRAINING_JOB,
+    }
+    commands = WORDS["service" if service else "job"]
     return fault.advice.format(
-        project=project or settings.GOOGLE_CLOUD_PROJECT or "PROJECT",
-        region=region or settings.GOOGLE_CLOUD_REGION,
-        job=settings.TRAINING_JOB,
+        **names,
+        **{key: text.format(**names) for key, text in commands.items()},
         role=ROLES[_found(PERMISSION, words) or "run"],
         service=_found(r"\b([a-z]+\.googleapis\.com)/", words) or "run.googleapis.com",
     )

@@ -1,7 +1,7 @@
-"""What Google allows a Cloud Run job, and what its machine types have: limits.toml, read and asked.
+"""What Google allows Cloud Run jobs and services, and what its machine types have: limits.toml.
 
 The figures carry the date of Google's pages. When Google allows more, the table is corrected; until
-then a job beyond it is refused here, before a run waits for it in vain.
+then what is beyond it is refused here, before a run waits for it in vain.
 """
 
 import re
@@ -37,6 +37,17 @@ class JobLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sizes: list[JobSize]
 
 
+class ServiceLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of Cloud Run services, in every region."""
+
+    date: date
+    sources: list[str]
+    timeout_max_s: int
+    concurrency_max: int
+    instances_max: int
+    sizes: list[JobSize]
+
+
 class MachineType(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A type of Compute Engine machine."""
 
@@ -55,14 +66,23 @@ class MachineTypes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     types: list[MachineType]
 
 
+Limits = JobLimits | ServiceLimits
+
+
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cloud_run_job: JobLimits
+    cloud_run_service: ServiceLimits
     machine_types: MachineTypes
 
 
 def job_limits() -> JobLimits:
     """What Cloud Run allows a job."""
     return _table().cloud_run_job
+
+
+def service_limits() -> ServiceLimits:
+    """What Cloud Run allows a service."""
+    return _table().cloud_run_service
 
 
 def machine_types() -> dict[str, MachineType]:
@@ -83,13 +103,7 @@ def check_job(
         RunRefused: `errors` has every field at fault: what was found and what is allowed.
     """
     limits = job_limits()
-    faults = []
-    sizes = {size.cpu: size for size in limits.sizes}
-    if cpu is not None and cpu not in sizes:
-        faults.append(("cpu", f"{cpu} processors; Cloud Run has {_any_of(list(sizes))}"))
-    elif memory_mb is not None and not _sizes_with(memory_mb, sizes.get(cpu or 0), limits):
-        size = limits.sizes[-1] if cpu is None else sizes[cpu]
-        faults.append(("memory_mb", _wrong_memory(size, memory_mb, limits)))
+    faults = _wrong_size(limits, cpu, memory_mb)
     if timeout_s is not None and not 1 <= timeout_s <= limits.timeout_max_s:
         days = limits.timeout_max_s // 86_400
         faults.append(
@@ -97,10 +111,37 @@ def check_job(
         )
     if retries is not None and not 0 <= retries <= limits.retries_max:
         faults.append(("retries", f"{retries}; allowed are 0 to {limits.retries_max}"))
-    if faults:
-        errors = [FieldError(field, message) for field, message in faults]
-        told = "; ".join(f"{field}: {message}" for field, message in faults)
-        raise RunRefused(f"{told}. ({limits.sources[0]}, {limits.date})", errors)
+    _refuse(faults, limits)
+
+
+def check_service(
+    *,
+    cpu: float | None = None,
+    memory_mb: int | None = None,
+    timeout_s: int | None = None,
+    concurrency: int | None = None,
+    min_instances: int | None = None,
+    max_instances: int | None = None,
+) -> None:
+    """Refuse what Cloud Run would refuse. None is as a service has it, which is not known here.
+
+    Raises:
+        RunRefused: `errors` has every field at fault: what was found and what is allowed.
+    """
+    limits = service_limits()
+    faults = _wrong_size(limits, cpu, memory_mb)
+    ranges = (
+        ("timeout_s", timeout_s, 1, limits.timeout_max_s),
+        ("concurrency", concurrency, 1, limits.concurrency_max),
+        ("min_instances", min_instances, 0, limits.instances_max),
+        ("max_instances", max_instances, 1, limits.instances_max),
+    )
+    for field, value, low, high in ranges:
+        if value is not None and not low <= value <= high:
+            faults.append((field, f"{value}; allowed are {low} to {high}"))
+    if min_instances is not None and max_instances is not None and min_instances > max_instances:
+        faults.append(("min_instances", f"{min_instances}; that is more than the most"))
+    _refuse(faults, limits)
 
 
 def parse_memory(text: str) -> int:
@@ -121,13 +162,31 @@ def format_memory(memory_mb: int) -> str:
     return f"{memory_mb // 1024}Gi" if memory_mb % 1024 == 0 else f"{memory_mb}Mi"
 
 
-def _sizes_with(memory_mb: int, size: JobSize | None, limits: JobLimits) -> list[int]:
+def _wrong_size(limits: Limits, cpu: float | None, memory_mb: int | None) -> list[tuple[str, str]]:
+    """The fields at fault among processors and memory."""
+    sizes = {size.cpu: size for size in limits.sizes}
+    if cpu is not None and cpu not in sizes:
+        return [("cpu", f"{cpu:g} processors; Cloud Run has {_any_of(list(sizes))}")]
+    size = None if cpu is None else sizes[int(cpu)]
+    if memory_mb is not None and not _sizes_with(memory_mb, size, limits):
+        return [("memory_mb", _wrong_memory(size or limits.sizes[-1], memory_mb, limits))]
+    return []
+
+
+def _refuse(faults: list[tuple[str, str]], limits: Limits) -> None:
+    if faults:
+        errors = [FieldError(field, message) for field, message in faults]
+        told = "; ".join(f"{field}: {message}" for field, message in faults)
+        raise RunRefused(f"{told}. ({limits.sources[0]}, {limits.date})", errors)
+
+
+def _sizes_with(memory_mb: int, size: JobSize | None, limits: Limits) -> list[int]:
     """The numbers of processors that memory goes with: of `size`, or of all."""
     sizes = [size] if size else limits.sizes
     return [each.cpu for each in sizes if each.memory_min_mb <= memory_mb <= each.memory_max_mb]
 
 
-def _wrong_memory(size: JobSize, memory_mb: int, limits: JobLimits) -> str:
+def _wrong_memory(size: JobSize, memory_mb: int, limits: Limits) -> str:
     low, high = format_memory(size.memory_min_mb), format_memory(size.memory_max_mb)
     message = f"{format_memory(memory_mb)}; {size.cpu} processors may have {low} to {high}"
     if others := _sizes_with(memory_mb, None, limits):
