@@ -30,6 +30,27 @@ def run_executions() -> Any:
     return _client(os.getpid(), run_v2.ExecutionsClient, "rest")
 
 
+def run_services() -> Any:
+    """`google.cloud.run_v2.ServicesClient`."""
+    from google.cloud import run_v2
+
+    return _client(os.getpid(), run_v2.ServicesClient, "rest")
+
+
+def run_revisions() -> Any:
+    """`google.cloud.run_v2.RevisionsClient`."""
+    from google.cloud import run_v2
+
+    return _client(os.getpid(), run_v2.RevisionsClient, "rest")
+
+
+def run_worker_pools() -> Any:
+    """`google.cloud.run_v2.WorkerPoolsClient`."""
+    from google.cloud import run_v2
+
+    return _client(os.getpid(), run_v2.WorkerPoolsClient, "rest")
+
+
 def instances() -> Any:
     """`google.cloud.compute_v1.InstancesClient`. Use its `…_unary` methods and wait by
     `zone_operations`: the other form polls Google whatever the endpoint."""

@@ -32,8 +32,10 @@ class LoggingApi:
         labels: dict[str, str] | None = None,
         severity: str = "DEFAULT",
         at: datetime | None = None,
+        request: dict[str, Any] | None = None,
     ) -> None:
-        """Keep a line. `log` is its full name, `resource` has `type` and `labels`."""
+        """Keep a line. `log` is its full name, `resource` has `type` and `labels`; `request` is
+        what a line of a log of requests has instead of a text."""
         entry = {
             "logName": log,
             "resource": resource,
@@ -41,7 +43,7 @@ class LoggingApi:
             "severity": severity,
             "timestamp": (at or datetime.now(UTC)).isoformat().replace("+00:00", "Z"),
             "insertId": uuid.uuid4().hex,
-            "textPayload": text,
+            **({"httpRequest": request} if request else {"textPayload": text}),
         }
         with self._lock:
             self.entries.append(entry)

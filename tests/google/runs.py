@@ -26,3 +26,15 @@ def google_run(settings, monkeypatch):
     with talking_to(google):
         yield run
     google.close()
+
+
+@pytest.fixture
+def google_services(google_run, monkeypatch):
+    """Cloud Run services beside `google_run`; `google_services.google` is the server."""
+    from deployments.gcp import run_services
+    from tests.google.services import ServicesApi
+
+    services = ServicesApi(google_run)
+    google_run.google.add(services)
+    monkeypatch.setattr(run_services, "READY_POLL_SECONDS", 0.01)
+    return services

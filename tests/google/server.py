@@ -6,6 +6,7 @@ The server itself gives tokens (as the metadata server of a machine does) and re
 one, counts calls, and answers wrongly when told to.
 """
 
+import base64
 import json
 import re
 import threading
@@ -68,6 +69,8 @@ class GoogleServer:
         self.calls: list[str] = []
         self.lock = threading.RLock()
         self.tokens: set[str] = set()
+        self.identities: dict[str, tuple[str, str]] = {}
+        """For each ID token, whose it is and for which address."""
         self.require_token = True
         self._faults: list[tuple[re.Pattern[str], str, str]] = []
         self._apis = apis
@@ -101,6 +104,11 @@ class GoogleServer:
         """Forget the faults that were not met yet."""
         self._faults.clear()
 
+    def add(self, api: Api) -> None:
+        """Serve one more API."""
+        self._apis = (*self._apis, api)
+        self._routes += list(api.routes)
+
     def close(self) -> None:
         """Stop serving, and end what the APIs have started."""
         self._server.shutdown()
@@ -130,6 +138,16 @@ class GoogleServer:
             return {"aliases": ["default"], "email": "worker@test", "scopes": ["cloud-platform"]}
         return "worker@test" if path.endswith("/email") else "ok"
 
+    def identity(self, audience: str, email: str = "worker@test") -> str:
+        """An ID token, as the metadata server of a machine gives it."""
+        now = int(time.time())
+        facts = {"aud": audience, "email": email, "iat": now, "exp": now + 3600}
+        facts["jti"] = uuid.uuid4().hex
+        parts = ({"alg": "RS256", "typ": "JWT"}, facts, "signature")
+        token = ".".join(_encoded(part) for part in parts)
+        self.identities[token] = (email, audience)
+        return token
+
     def answer(
         self, method: str, path: str, query: dict[str, str], body: bytes, headers: Any
     ) -> Any:
@@ -142,6 +160,10 @@ class GoogleServer:
                 with self.lock:
                     return handler(Call(method, path, query, body, match, headers))
         raise Refusal("UNIMPLEMENTED", f"no route {method} {path}")
+
+
+def _encoded(part: Any) -> str:
+    return base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=")
 
 
 def _handler_of(google: GoogleServer) -> type[BaseHTTPRequestHandler]:
@@ -158,6 +180,8 @@ def _handler_of(google: GoogleServer) -> type[BaseHTTPRequestHandler]:
             path = unquote(parts.path)
             query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if path.endswith("/identity") and "audience" in query:
+                return self.send(200, google.identity(query["audience"]), text=True)
             if path == "/" or path.startswith("/computeMetadata/"):
                 return self.send(200, google.metadata(path), text=True)
             name = f"{self.command} {path}"
