@@ -168,7 +168,7 @@ def test_quota_that_is_used_up_for_a_moment_delays_the_start(google_run, behavin
         (
             ("POST .*:run", "FAILED_PRECONDITION"),
             "Quota violated: CpuAllocPerProjectRegion requested: 8000 allowed: 4000",
-            "ask the job for less (--cpu, --memory)",
+            "ask for less (manage.py jobs update --cpu 4 --memory 8Gi)",
         ),
         (
             ("GET .*/jobs/", "PERMISSION_DENIED"),
