@@ -41,7 +41,7 @@ def test_a_server_starts_when_the_bucket_is_unreachable(live: LiveModel, gcs: Cl
 def test_what_is_not_here_is_refused_until_the_bucket_answers(
     live: LiveModel, gcs: CloudStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scoring.live_model.RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("scoring.following.RETRY_SECONDS", 0.0)
     monkeypatch.setattr("deployments.artifacts.FETCH_SECONDS", 0.2)
     assert version(live) == "v1.0.0"
     row = bundles.register("1.1.0")

@@ -71,7 +71,7 @@ def test_rules_move_without_loading_the_bundle_again(live: LiveModel) -> None:
 def test_tampered_bundle_is_refused_once_and_the_old_one_keeps_serving(
     live: LiveModel, caplog: Any, monkeypatch: Any, name: str
 ) -> None:
-    monkeypatch.setattr("scoring.live_model.RETRY_SECONDS", 0.0)  # tried again, told once
+    monkeypatch.setattr("scoring.following.RETRY_SECONDS", 0.0)  # tried again, told once
     live.refresh()
     row = bundles.register("1.1.0")
     bundles.promote("1.1.0")
@@ -88,7 +88,7 @@ def test_tampered_bundle_is_refused_once_and_the_old_one_keeps_serving(
 
 
 def test_restored_bundle_is_served(live: LiveModel, monkeypatch: Any) -> None:
-    monkeypatch.setattr("scoring.live_model.RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("scoring.following.RETRY_SECONDS", 0.0)
     live.refresh()
     row = bundles.register("1.1.0")
     bundles.promote("1.1.0")
