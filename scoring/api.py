@@ -16,14 +16,15 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from deployments.models import Scope
-from engine.errors import BodyTooLarge, SentinelleError
-from engine.transaction import decode_score_requests
+from engine.errors import BodyTooLarge, FieldError, SentinelleError
+from engine.transaction import decode_score_requests, invalid_request
 from scoring import services
 from scoring.authentication import ApiKeyAuthentication, Caller, HasScope, KeyRateThrottle
 from scoring.labels import decode_labels, labels_record
 from scoring.live_model import live_model
 
 JSON = "application/json"
+DRY_RUN = "dry_run"
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -85,11 +86,27 @@ class ScoreView(JsonView):
 
     def post(self, request: Request) -> HttpResponse:
         """Answer the decision, or the one that was given before."""
-        scored = services.score(self.body(request._request), timezone.now())
+        is_dry = _is_dry_run(request)
+        body = self.body(request._request)
+        scored = services.score(body, timezone.now(), is_kept=not is_dry)
         response = self.answer(scored.answer)
         if scored.is_replay:
             response["Idempotent-Replayed"] = "true"
+        if is_dry:
+            response["Dry-Run"] = "true"
         return response
+
+
+def _is_dry_run(request: Request) -> bool:
+    """Whether nothing is to be kept; raises InvalidRequest for neither true nor false."""
+    if not request.META.get("QUERY_STRING"):
+        return False
+    asked = request.GET.getlist(DRY_RUN)
+    if asked in ([], ["false"]):
+        return False
+    if asked != ["true"]:
+        raise invalid_request([FieldError(DRY_RUN, "expected true or false")])
+    return True
 
 
 class ScoreBatchView(JsonView):
@@ -100,6 +117,9 @@ class ScoreBatchView(JsonView):
 
     def post(self, request: Request) -> HttpResponse:
         """Answer a decision or a problem for each, in the order given."""
+        if DRY_RUN in request.GET:
+            fault = "a batch is always kept; send one transaction to /score for a dry run"
+            raise invalid_request([FieldError(DRY_RUN, fault)])
         items = decode_score_requests(self.body(request._request))
         throttle = KeyRateThrottle()
         if not throttle.allow_batch(request, len(items)):

@@ -64,8 +64,10 @@ class Scored(NamedTuple):
     is_replay: bool
 
 
-def score(body: bytes, now: datetime) -> Scored:
+def score(body: bytes, now: datetime, *, is_kept: bool = True) -> Scored:
     """Decide one transaction and keep the decision; or give the decision kept under its id.
+
+    What is not to be kept is decided and written all the same, and undone at the end.
 
     Raises InvalidRequest, FutureTransaction, TransactionConflict when the id is another
     transaction's, NoModel; nothing is kept then.
@@ -73,7 +75,7 @@ def score(body: bytes, now: datetime) -> Scored:
     request = decode_score_request(body)
     _check_clock(request.transaction, now)
     live_model.serving()  # Without a model, no wallet is worth waiting for.
-    with history.open_turn([request.transaction]) as turn:
+    with history.open_turn([request.transaction], is_kept=is_kept) as turn:
         answer = _decide(request, turn, now)
     return Scored(answer, is_replay=False) if answer else _replay(request.transaction)
 

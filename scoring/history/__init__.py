@@ -44,20 +44,23 @@ class StoredDecision(NamedTuple):
 
 
 @contextmanager
-def open_turn(subjects: Sequence[Transaction]) -> Iterator[Turn]:
+def open_turn(subjects: Sequence[Transaction], *, is_kept: bool = True) -> Iterator[Turn]:
     """Wait for the wallets and the ids of `subjects`, and hold them until the block ends.
 
-    What the turn wrote is committed when this returns; nothing is, when it raises.
+    What the turn wrote is committed when this returns; nothing is, when it raises, nor when it is
+    not to be kept.
     """
     if connection.vendor == "sqlite":
         with transaction.atomic(durable=True), connection.cursor() as cursor:
             yield SQLiteTurn(cursor)
+            if not is_kept:
+                transaction.set_rollback(True)
         return
     connect()
     turn = PostgreSQLTurn(subjects)
     try:
         yield turn
-        turn.end()
+        turn.end(is_kept=is_kept)
     finally:
         turn.abandon()
 

@@ -171,9 +171,9 @@ class PostgreSQLTurn(Turn):
         result = self._send(find.encode() + wire.literals((transaction_id,)))
         return int(result.get_value(0, 0) or 0)
 
-    def end(self) -> None:
-        """Commit."""
-        self._send(b"COMMIT")
+    def end(self, *, is_kept: bool) -> None:
+        """Commit, or check all that a commit would and undo it."""
+        self._send(b"COMMIT" if is_kept else b"SET CONSTRAINTS ALL IMMEDIATE; ROLLBACK")
         self._is_begun = False
 
     def abandon(self) -> None:
