@@ -46,13 +46,17 @@ def pre_fork(server: Any, worker: Any) -> None:  # noqa: ARG001
 
 def post_worker_init(worker: Any) -> None:  # noqa: ARG001
     """Load what is live before the first request, and follow it from then on."""
+    from scoring.live_classifiers import live_classifiers
     from scoring.live_model import live_model
 
     live_model.start()
+    live_classifiers.start()
 
 
 def worker_exit(server: Any, worker: Any) -> None:  # noqa: ARG001
-    """Stop following, and close the connection that followed."""
+    """Stop following, and close the connections that followed."""
+    from scoring.live_classifiers import live_classifiers
     from scoring.live_model import live_model
 
     live_model.stop()
+    live_classifiers.stop()

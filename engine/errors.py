@@ -56,6 +56,18 @@ class NoModel(SentinelleError):
     code = "NO_MODEL"
 
 
+class UnknownModel(SentinelleError):
+    """There is no classifier of that name."""
+
+    code = "UNKNOWN_MODEL"
+
+
+class PredictionConflict(SentinelleError):
+    """The idempotency key was already used for a prediction from another request."""
+
+    code = "PREDICTION_CONFLICT"
+
+
 class InvalidDefinition(SentinelleError):
     """The definition of a classifier is not valid; `errors` names the places."""
 

@@ -18,7 +18,7 @@ from rest_framework.views import APIView
 from deployments.models import Scope
 from engine.errors import BodyTooLarge, FieldError, SentinelleError
 from engine.transaction import decode_score_requests, invalid_request
-from scoring import services
+from scoring import predictions, selectors, services
 from scoring.authentication import ApiKeyAuthentication, Caller, HasScope, KeyRateThrottle
 from scoring.labels import decode_labels, labels_record
 from scoring.live_model import live_model
@@ -134,6 +134,46 @@ class ScoreBatchView(JsonView):
             return {"status": response.status_code, "error": response.data}
         answered = {"status": 200, "answer": result.answer}
         return answered | {"replayed": True} if result.is_replay else answered
+
+
+class PredictView(JsonView):
+    """`POST /models/NAME/predict`: ask a classifier."""
+
+    required_scope = Scope.SCORE.value
+
+    def post(self, request: Request, name: str) -> HttpResponse:
+        """Answer the likeliest class, or what was answered to this idempotency key before."""
+        predicted = predictions.predict(
+            name,
+            self.body(request._request),
+            key=request.headers.get("Idempotency-Key"),
+            caller=cast(Caller, request.user).name,
+            now=timezone.now(),
+        )
+        response = HttpResponse(predicted.answer, content_type=JSON)
+        if predicted.is_replay:
+            response["Idempotent-Replayed"] = "true"
+        return response
+
+
+class ModelsView(JsonView):
+    """`GET /models`: what is registered."""
+
+    required_scope = Scope.READ.value
+
+    def get(self, request: Request) -> HttpResponse:  # noqa: ARG002
+        """Answer every model, by name."""
+        return self.answer({"results": selectors.models_described()})
+
+
+class ModelView(JsonView):
+    """`GET /models/NAME`: how a model is asked, and what serves."""
+
+    required_scope = Scope.READ.value
+
+    def get(self, request: Request, name: str) -> HttpResponse:  # noqa: ARG002
+        """Answer one model, a classifier with its inputs and classes."""
+        return self.answer(selectors.model_described(name))
 
 
 class OutcomesView(JsonView):

@@ -225,19 +225,36 @@ class PredictionRecord(ImmutableModel):
     """One answer of a classifier: what was asked and what was told."""
 
     id = models.BigAutoField(primary_key=True)
-    model = models.ForeignKey(RegisteredModel, on_delete=models.PROTECT, related_name="+")
-    model_version = models.ForeignKey(ModelVersion, on_delete=models.PROTECT, related_name="+")
+    # As of a ScoreRecord: neither is ever deleted, and every answer names the same two rows.
+    model = models.ForeignKey(
+        RegisteredModel,
+        on_delete=models.PROTECT,
+        related_name="+",
+        db_constraint=False,
+        db_index=False,
+    )
+    model_version = models.ForeignKey(
+        ModelVersion,
+        verbose_name="version",
+        on_delete=models.PROTECT,
+        related_name="+",
+        db_constraint=False,
+        db_index=False,
+    )
     request_id = models.CharField(
         max_length=64,
         null=True,
         blank=True,
         help_text="The caller's Idempotency-Key: a repeated request gets the same answer",
     )
+    digest = models.BinaryField(
+        null=True, help_text="SHA-256 of what was sent with the request id, to tell it again"
+    )
     inputs = models.JSONField(help_text="As they were used, defaults included")
     prediction = models.CharField(max_length=200)
     confidence = models.FloatField(help_text="Probability of the prediction, 0 to 1")
-    answer = models.JSONField()
-    caller = models.CharField(max_length=150, blank=True)
+    answer = models.TextField(help_text="JSON, as it was given")
+    caller = models.CharField(max_length=254, blank=True)
     at = models.DateTimeField(default=timezone.now, db_index=True)
 
     class Meta:
@@ -245,7 +262,12 @@ class PredictionRecord(ImmutableModel):
         ordering = ["-id"]
         default_permissions = ("view",)
         constraints = [
-            models.UniqueConstraint(fields=["model", "request_id"], name="prediction_request"),
+            models.UniqueConstraint(fields=["request_id", "model"], name="prediction_request"),
+        ]
+        indexes = [
+            models.Index(fields=["model", "-id"], name="prediction_model"),
+            models.Index(fields=["model_version", "-id"], name="prediction_version"),
+            models.Index(fields=["prediction", "-id"], name="prediction_class"),
         ]
 
     def __str__(self) -> str:

@@ -1,13 +1,21 @@
 """Reads of what was scored, for people. The hot path reads in `scoring.history`."""
 
 import tomllib
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+import msgspec
 from django.db.models import Exists, OuterRef, Q, QuerySet, Subquery, TextField
 from django.db.models.functions import Cast
 
-from deployments.models import RuleSet
+from deployments.models import RegisteredModel, RuleSet
+from deployments.selectors import champions, model_by_name
+from engine.classifier.definition import Definition, read_definition
+from engine.errors import NoModel, NotRegistered, UnknownModel
+from engine.kinds import CLASSIFIER
 from engine.scorer import ANOMALY_HIGH, SUPERVISED_HIGH
 from scoring.control import CONTROL_GROUP
+from scoring.live_classifiers import live_classifiers
 from scoring.models import Attempt, ConfirmedFraud, Label, ScoreRecord, Side, Verdict
 
 SEARCH_LIMIT = 1_000
@@ -101,3 +109,64 @@ def recent_sources() -> list[str]:
     """The sources of the latest labels, sorted."""
     latest = Label.objects.order_by("-id").values_list("source", flat=True)[:RECENT_LABELS]
     return sorted({source for source in latest if source})
+
+
+def models_described() -> list[dict[str, Any]]:
+    """Every registered model: what it does and which version serves."""
+    models = list(RegisteredModel.objects.all())
+    serving = _serving_versions(model.name for model in models)
+    return [_described(model, serving) for model in models]
+
+
+def model_described(name: str) -> dict[str, Any]:
+    """One registered model; of a classifier also how it is asked and what it can answer, as the
+    version that serves says it, or else its definition. Raises UnknownModel."""
+    try:
+        model = model_by_name(name)
+    except NotRegistered:
+        raise UnknownModel(f"There is no model “{name}”.") from None
+    facts = _described(model, _serving_versions([name]))
+    if model.kind != CLASSIFIER:
+        return facts
+    try:
+        bundle = live_classifiers.predicting(name).bundle
+    except NoModel as error:
+        definition = read_definition(model.definition)
+        facts |= {"version": None, "reason": error.detail}
+    else:
+        definition = bundle.definition
+        facts |= {"version": f"v{bundle.manifest.version}"}
+    return facts | _asked(definition)
+
+
+def _serving_versions(names: Iterable[str]) -> dict[str, str]:
+    """The champion's version by the name of its model."""
+    return {version.model.name: f"v{version.version}" for version in champions(names)}
+
+
+def _described(model: RegisteredModel, serving: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "kind": model.kind,
+        "description": model.description,
+        "version": serving.get(model.name),
+    }
+
+
+def _asked(definition: Definition) -> dict[str, Any]:
+    """How a classifier is asked and what it can answer."""
+    inputs = {
+        name: {"required": each.default is None} | msgspec.to_builtins(each)
+        for name, each in definition.inputs.items()
+    }
+    return {
+        "inputs": inputs,
+        "classes": definition.classes,
+        "answer": msgspec.to_builtins(definition.answer),
+    }
+
+
+def classes_of(name: str) -> list[str]:
+    """The classes of a classifier, as it was defined last; none of what is no classifier."""
+    model = RegisteredModel.objects.filter(name=name, kind=CLASSIFIER).first()
+    return read_definition(model.definition).labels if model else []

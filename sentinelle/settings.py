@@ -68,6 +68,8 @@ MAX_CLOCK_AHEAD_SECONDS = 300
 # How old what a server believes about the champion and about keys may be.
 LIVE_REFRESH_SECONDS = 0.5
 KEY_CACHE_SECONDS = 2.0
+# How many classifiers a web process keeps loaded.
+LIVE_CLASSIFIERS = env_int("LIVE_CLASSIFIERS", 4, 1, 1000)
 # Google service accounts that may call: an ID token for this audience, and each account's scopes.
 GOOGLE_ID_TOKEN_AUDIENCE = env_str("GOOGLE_ID_TOKEN_AUDIENCE")
 GOOGLE_CALLERS = {

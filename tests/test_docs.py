@@ -82,7 +82,8 @@ def test_every_address_of_the_api_is_documented() -> None:
         for urls in ("scoring.urls", "training.urls")
         for url in get_resolver(urls).url_patterns
     ]
-    routes = [str(pattern).replace("<uuid:run_id>", "{id}") for pattern in patterns]
+    names = {"<uuid:run_id>": "{id}", "<slug:name>": "NAME"}
+    routes = [re.sub("<[^>]+>", lambda part: names[part[0]], str(each)) for each in patterns]
     assert len(routes) > 5
     assert [route for route in routes if f"/{route}" not in page] == []
 

@@ -10,8 +10,10 @@ from django.test import Client
 
 from deployments import services
 from scoring.authentication import key_cache
+from scoring.live_classifiers import live_classifiers
 from scoring.live_model import live_model
 from tests import bundles
+from tests.scoring import classifiers
 
 
 class Api:
@@ -39,6 +41,14 @@ class Api:
         """POST /labels."""
         return self.post("/labels", body)
 
+    def get(self, path: str) -> Any:
+        """GET."""
+        return self._client.get(path, headers={"Authorization": f"Api-Key {self.key}"})
+
+    def predict(self, inputs: Any, name: str = "sponsor", **headers: str) -> Any:
+        """POST /models/NAME/predict."""
+        return self.post(f"/models/{name}/predict", inputs, **headers)
+
     def health(self) -> Any:
         """GET /health, without a key."""
         return self._client.get("/health")
@@ -55,11 +65,12 @@ def registry(transactional_db: None, settings: Any, artifacts: Path) -> Iterator
     """The rows that migrations make, an empty store, and a process that has seen nothing yet."""
     settings.ARTIFACTS_DIR = str(artifacts)
     bundles.seed_registry()
-    live_model.forget()
-    key_cache.clear()
+    caches = (live_model.forget, live_classifiers.forget, key_cache.clear)
+    for forget in caches:
+        forget()
     yield
-    live_model.forget()
-    key_cache.clear()
+    for forget in caches:
+        forget()
 
 
 @pytest.fixture
@@ -75,4 +86,14 @@ def api(champion: Any) -> Api:
     """A caller that may score and label, of a server that has a champion."""
     scopes = ["score", "labels"]
     _, key = services.api_key_create(name="test", scopes=scopes, created_by="test")
+    return Api(key)
+
+
+@pytest.fixture
+def sponsor(registry: None) -> Api:
+    """A caller that may predict and read, of a server whose classifier “sponsor” has a champion."""
+    classifiers.register()
+    classifiers.promote()
+    scopes = ["score", "read"]
+    _, key = services.api_key_create(name="kiosk", scopes=scopes, created_by="test")
     return Api(key)
