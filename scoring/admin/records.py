@@ -23,7 +23,7 @@ from django.utils.text import capfirst
 from deployments.admin.base import ReadOnlyAdmin, badge, moment
 from engine.errors import InvalidRequest
 from scoring import selectors
-from scoring.admin.base import CappedPaginator, verdict_badge
+from scoring.admin.base import CappedPaginator, VersionFilter, verdict_badge
 from scoring.labels import Receipt, decode_labels, labels_record
 from scoring.models import Outcome, ScoreRecord, Verdict
 
@@ -97,14 +97,6 @@ class ControlFilter(admin.SimpleListFilter):
     ) -> QuerySet[ScoreRecord]:
         """The decisions that let a block through."""
         return queryset.filter(control_share__isnull=False) if self.value() else queryset
-
-
-class VersionFilter(admin.RelatedFieldListFilter):
-    """The usual filter, under a name that says what it is."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.title = "version"
 
 
 class LabelForm(forms.Form):
