@@ -135,6 +135,17 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "sentinelle.middleware.ContentPolicyMiddleware",
 ]
+# Front ends of other origins that may call the API from a browser.
+CORS_ALLOWED_ORIGINS = env_list(
+    "CORS_ALLOWED_ORIGINS", [], r"https?://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[1-9][0-9]{0,4})?"
+)
+if CORS_ALLOWED_ORIGINS:
+    MIDDLEWARE.insert(0, "corsheaders.middleware.CorsMiddleware")
+CORS_URLS_REGEX = r"^/(score|outcomes|labels|health|models|training-runs)(/|$)"
+CORS_ALLOW_METHODS = ["GET", "POST"]
+CORS_ALLOW_HEADERS = ["authorization", "content-type", "idempotency-key"]
+CORS_EXPOSE_HEADERS = ["Idempotent-Replayed", "Dry-Run", "Location", "Retry-After"]
+CORS_PREFLIGHT_MAX_AGE = 600
 ROOT_URLCONF = "sentinelle.urls"
 WSGI_APPLICATION = "sentinelle.wsgi.application"
 TEMPLATES = [

@@ -35,6 +35,8 @@ def start(**environment: str) -> subprocess.CompletedProcess[str]:
         ("LOG_LEVEL", "LOUD", "one of DEBUG, INFO, WARNING, ERROR"),
         ("MODEL_VERSION", "newest", "“latest” or a version such as 1.0.0"),
         ("LIVE_CLASSIFIERS", "0", "a whole number from 1"),
+        ("CORS_ALLOWED_ORIGINS", "*", "https?://"),
+        ("CORS_ALLOWED_ORIGINS", "https://a.example,https://b.example/", "https?://"),
         ("RATE_LIMIT", "fast", "100/s"),
         ("RATE_LIMIT", "0/s", "100/s"),
         ("ARTIFACTS_DIR", "s3://bucket", "a path or gs://bucket/prefix"),
