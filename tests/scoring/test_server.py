@@ -384,7 +384,7 @@ def test_web_process_imports_nothing_of_training(champion: Any) -> None:
     assert process.returncode == 0, process.stderr.decode()
     status, modules = json.loads(process.stdout)
     assert status.startswith("200")
-    # Every client of Google's loads google.auth; the names `google` and `google.cloud` alone are what
+    # Every client of Google’s loads google.auth; `google` and `google.cloud` alone are names that
     # a package of the tests makes at every start.
     heavy = {"sklearn", "pandas", "duckdb", "joblib", "pyarrow", "shap", "google.auth"}
     assert not heavy & set(modules)
