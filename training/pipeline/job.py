@@ -17,6 +17,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
 from typing import Any
 
 from engine.errors import SentinelleError
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Read when scikit-learn loads OpenMP. By default its threads spin while they wait, which on a
     # machine that also serves takes the cores from the server and doubles the fit's own time.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    sys.meta_path.insert(0, _WithoutPandas())
     folder = RunFolder(open_store(options.run_folder, seconds=PATIENT_SECONDS), options.execution)
     try:
         _check_version(folder, os.environ.get("VERSION", ""))
@@ -62,6 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reason = report.get("error", explain(error))
         print(f"failed at stage {folder.stage}: {reason}", file=sys.stderr)
         return FAILED
+
+
+class _WithoutPandas(MetaPathFinder):
+    """Nothing here uses pandas, but scikit-learn and pyarrow load it where it is: 50 MB."""
+
+    def find_spec(self, fullname: str, *_: object) -> None:
+        """None, which leaves a module to the other finders."""
+        if fullname == "pandas":
+            raise ModuleNotFoundError("pandas is not used here", name=fullname)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

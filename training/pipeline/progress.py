@@ -1,7 +1,7 @@
 """Which stage a run is in, how far it is, and what each stage cost."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from training.pipeline.memory import restart_peak
@@ -25,8 +25,10 @@ ENDS = {
 class Progress:
     """Tells the run folder which stage is running and how far it is; keeps what stages cost."""
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, ends: Mapping[str, float] = ENDS) -> None:
+        """`ends`: where each stage ends, as a share of the whole run."""
         self.folder = folder
+        self._ends = ends
         self.timings: dict[str, float] = {}
         """Seconds by stage."""
         self.peaks: dict[str, int] = {}
@@ -37,7 +39,7 @@ class Progress:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Run a stage: its name is the run's stage until the next one begins."""
-        self._begin, self._end = self._end, ENDS[name]
+        self._begin, self._end = self._end, self._ends[name]
         self.folder.progress(stage=name, fraction=self._begin, message="")
         self.folder.log(f"{name}: started")
         self.folder.flush()

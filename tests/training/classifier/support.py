@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import numpy as np
 from engine.classifier.definition import Definition, read_definition
 from training.pipeline.classifier.datasets import ImportResult, import_rows
 
+ROOT = Path(__file__).resolve().parents[3]
 CHURN = """
 name = "churn"
 description = "Who leaves"
@@ -100,3 +104,16 @@ def write_spec(folder: Path, dataset: str, definition: str = CHURN, **changes: A
     }
     (folder / "spec.json").write_text(json.dumps(spec | changes))
     return folder
+
+
+def run_program(folder: Path, *options: str) -> dict[str, Any]:
+    """Run the training program on a run folder; its report."""
+    command = [sys.executable, "-m", "training.pipeline.job", str(folder), *options]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("CLOUD_RUN_EXECUTION", None)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    report = folder / "report.json"
+    assert report.exists(), done.stderr
+    found: dict[str, Any] = json.loads(report.read_bytes())
+    assert done.returncode == (0 if found["status"] == "succeeded" else 1)
+    return found

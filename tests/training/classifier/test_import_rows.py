@@ -76,7 +76,7 @@ def test_bad_rows_are_counted_and_the_first_are_named_with_line_and_column(tmp_p
         'plan: not one of free, paid, it\'s "{big}", or so, found "Paid"',
         'rows.csv, line 9: outcome: not one of the 3 classes, found "gone"',
         "rows.csv, line 11: age: missing",
-        'rows.csv, line 13: balance: not a number from -1000 to 1e+06, found "inf"',
+        'rows.csv, line 13: balance: not a number from -1000 to 1000000, found "inf"',
         "Classes that the definition does not have: gone (2)",
     ):
         assert line in told
