@@ -6,6 +6,7 @@ import pytest
 
 from tests.google.gcs import bucket, cloud_folders, gcs, gcs_server  # noqa: F401 - fixtures
 from tests.google.runs import google_run, google_services  # noqa: F401 - fixtures
+from tests.google.sql import cloud_sql  # noqa: F401 - a fixture
 
 # As the training program does, before a test loads OpenMP. By default its threads spin while they
 # wait: on a busy machine that makes a fit of a few rows many times as long.

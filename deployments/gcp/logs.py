@@ -1,14 +1,16 @@
-"""What Google has logged of an execution or of a machine. Everything raises CloudError."""
+"""What Google has logged of an execution, a service or a machine. Everything raises CloudError."""
 
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from deployments.gcp import clients
 from deployments.gcp.containers import short
 from deployments.gcp.errors import translated
 from deployments.gcp.executions import job_of
+from deployments.gcp.services import ServiceName
 
 LINES = 200
 PAGE = 1000
@@ -60,6 +62,27 @@ def execution_lines(
     )
 
 
+def service_lines(
+    name: ServiceName,
+    *,
+    revision: str = "",
+    last: int | None = LINES,
+    since: datetime | None = None,
+) -> list[Line]:
+    """What the revisions of a service, or one of them, logged, with the requests, in order."""
+    return _lines(
+        name.project,
+        {
+            "resource.type": "cloud_run_revision",
+            "resource.labels.service_name": name.service,
+            "resource.labels.location": name.region,
+            **({"resource.labels.revision_name": revision} if revision else {}),
+        },
+        last=last,
+        since=since,
+    )
+
+
 def machine_lines(
     project: str,
     instance_id: str,
@@ -97,10 +120,20 @@ def _read(entries: Any) -> Iterator[Line]:
     for entry in reversed(list(entries)):
         payload = entry.payload
         text = payload if isinstance(payload, str) else _words(payload)
+        if not text and entry.http_request:
+            text = _request(entry.http_request)
         log = entry.log_name.rsplit("/", 1)[-1]
         is_of_platform = "varlog" in log or "cloudaudit" in log
         if text:
             yield Line(entry.timestamp, entry.severity or "DEFAULT", text.rstrip(), is_of_platform)
+
+
+def _request(request: dict[str, Any]) -> str:
+    """A line of the log of requests."""
+    path = urlsplit(str(request.get("requestUrl", ""))).path
+    seconds = float(str(request.get("latency", "0")).removesuffix("s"))
+    words = f"{request.get('requestMethod', '')} {path} {request.get('status', '')}"
+    return f"{words} {1000 * seconds:,.0f} ms"
 
 
 def _words(payload: Any) -> str:
