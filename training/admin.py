@@ -53,7 +53,12 @@ class TrainingRunAdmin(CostsAdmin):
 
     class Media:
         css = {"all": ["deployments/admin.css", "training/training.css", "training/report.css"]}
-        js = ["training/refresh.js", "training/plots.js", "training/report.js"]
+        js = [
+            "training/refresh.js",
+            "training/plots.js",
+            "training/report.js",
+            "training/classifier_report.js",
+        ]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[TrainingRun]:  # noqa: ARG002
         return selectors.runs_detailed()
@@ -150,7 +155,7 @@ class TrainingRunAdmin(CostsAdmin):
             facts=self._facts(run),
             events=run.events.all(),
             left=time_left(run, timezone.now()),
-            remedy=remedy(run.stage, run.error),
+            remedy=remedy(run.stage, run.error, run.model.kind),
             log=log,
             **report_context(run.report),
             has_report=not run.is_active and bool(run.report),
@@ -290,12 +295,13 @@ class TrainingRunAdmin(CostsAdmin):
 
     def _facts(self, run: TrainingRun) -> list[tuple[str, str]]:
         """What the page tells about a run, in pairs, with links to what they name."""
-        links = {
-            "Data set": self._link("training_dataset", run.dataset),
-            "Rules": self._link("deployments_ruleset", run.rule_set),
+        named = {
+            "Data set": ("training_dataset", run.dataset),
+            "Model": ("deployments_registeredmodel", run.model),
+            "Rules": ("deployments_ruleset", run.rule_set),
+            "Version": ("deployments_modelversion", run.model_version),
         }
-        if run.model_version is not None:
-            links["Version"] = self._link("deployments_modelversion", run.model_version)
+        links = {name: self._link(*row) for name, row in named.items() if row[1] is not None}
         return [(name, links.get(name, value)) for name, value in run_facts(run, timezone.now())]
 
     def _link(self, name: str, row: Any) -> str:

@@ -11,9 +11,9 @@ from engine.errors import ObjectMissing, StoreUnavailable
 from engine.store import PAGE_SECONDS, open_store
 from training import selectors, services
 from training.launchers.base import LogReader
-from training.metrics import metric_tables, text_table
+from training.metrics import text_table
 from training.models import RunState, TrainingRun
-from training.report import remedy
+from training.report import remedy, summary_tables
 
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 10
@@ -121,12 +121,12 @@ class Follower:
         if run.state == RunState.FAILED:
             raise CommandError(
                 f"The run failed at {run.stage}: {run.error}\n"
-                f"{remedy(run.stage, run.error)}\n"
+                f"{remedy(run.stage, run.error, run.model.kind)}\n"
                 f"With the same options again: manage.py train --restart {run.pk} --wait"
             )
         assert run.duration is not None
         assert run.model_version is not None
-        for table in metric_tables(run.report["metrics"]):
+        for table in summary_tables(run.report):
             self.out.write(text_table(table) + "\n")
         seconds = run.duration.total_seconds()
         self.out.write(

@@ -12,13 +12,17 @@ from django.core.files.storage import default_storage
 from django.template.loader import render_to_string
 from django.utils import timezone
 
+from deployments.models import Kind
 from training import selectors
 from training.models import RunState, TrainingRun
 from training.report import remedy, report_context
 
 logger = logging.getLogger(__name__)
 STYLES = ("training/report_page.css", "training/report.css")
-SCRIPTS = ("training/plots.js", "training/report.js")
+SCRIPTS = {
+    Kind.FRAUD: ("training/plots.js", "training/report.js"),
+    Kind.CLASSIFIER: ("training/plots.js", "training/classifier_report.js"),
+}
 
 
 class Inlined(NamedTuple):
@@ -62,20 +66,22 @@ def report_html(run: TrainingRun) -> str:
         "made": f"{timezone.localtime(run.finished_at):%Y-%m-%d %H:%M}" if run.finished_at else "",
         "stage": run.stage,
         "error": run.error if run.state == RunState.FAILED else "",
-        "remedy": remedy(run.stage, run.error),
+        "remedy": remedy(run.stage, run.error, run.model.kind),
         "facts": _facts(run),
         "log": selectors.run_log_tail(run),
         "styles": [_inlined(name) for name in STYLES],
-        "scripts": [_inlined(name) for name in SCRIPTS],
+        "scripts": [_inlined(name) for name in SCRIPTS[Kind(run.model.kind)]],
     }
     return render_to_string("training/report_file.html", context | report_context(run.report))
 
 
 def _facts(run: TrainingRun) -> list[tuple[str, str]]:
-    rows = f"the last {run.sample:,}" if run.sample else f"all {run.dataset.rows:,}"
+    classifier = run.model.kind == Kind.CLASSIFIER
+    what, which = ("rows", "the first") if classifier else ("transactions", "the last")
+    rows = f"{which} {run.sample:,}" if run.sample else f"all {run.dataset.rows:,}"
     return [
-        ("Data set", f"{run.dataset.name}, {rows} transactions"),
-        ("Rules", run.rules_name),
+        ("Data set", f"{run.dataset.name}, {rows} {what}"),
+        *([] if classifier else [("Rules", run.rules_name)]),
         ("Seed", str(run.seed)),
         ("Run", str(run.pk)),
     ]

@@ -8,11 +8,10 @@ from django.core.management.base import CommandError, CommandParser
 
 from deployments.management.base import SentinelleCommand
 from training import selectors
-from training.metrics import figures_table, metric_tables, text_table
+from training.metrics import text_table
 from training.models import RunState, TrainingRun
-from training.report import remedy
+from training.report import all_tables, remedy
 from training.report_file import report_html
-from training.report_traffic import disagreements
 
 
 class Command(SentinelleCommand):
@@ -57,14 +56,12 @@ examples:
     def _show(self, run: TrainingRun) -> None:
         self.stdout.write(f"Run {run.pk}: {run}")
         if run.state == RunState.FAILED:
-            self.stdout.write(f"Failed at {run.stage}: {run.error}\n{remedy(run.stage, run.error)}")
+            advice = remedy(run.stage, run.error, run.model.kind)
+            self.stdout.write(f"Failed at {run.stage}: {run.error}\n{advice}")
             return
         self._check_report(run)
-        found = run.report["metrics"]
-        tables = [*metric_tables(found), figures_table(found), disagreements(run.report)]
-        for table in tables:
-            if table.rows:
-                self.stdout.write("\n" + text_table(table))
+        for table in all_tables(run.report):
+            self.stdout.write("\n" + text_table(table))
 
     def _check_report(self, run: TrainingRun) -> None:
         if run.report:

@@ -6,6 +6,7 @@
 //   spec.x, spec.y   {label, min, max, log, format(value), ticks: [values]}; all but label optional
 //   spec.series      [{name, kind, className, points: [{x, y, low, high, note}], dashed}]
 //                    kind: "line", "steps" (filled, from each x to the next), "points", "whiskers"
+//                    the area of a point follows its `weight`, where it has one
 //   spec.marks       [{x, label} or {from: [x, y], to: [x, y], label}]: lines for the eye
 // A point whose y is null is left out. Drawing again replaces what was drawn.
 window.SentinellePlots = (() => {
@@ -146,6 +147,8 @@ window.SentinellePlots = (() => {
                 group.append(node("path", {class: "plot-line", d: path(corners)}));
             }
         } else {
+            const heaviest = Math.max(...shown(series).map((point) => point.weight ?? 0));
+            const radius = ({weight}) => weight === undefined ? 3.5 : 2 + 5 * Math.sqrt(weight / heaviest);
             if (series.kind === "whiskers" && places.length > 1) {
                 group.append(node("path", {class: "plot-line plot-thin", d: path(places)}));
             }
@@ -154,7 +157,8 @@ window.SentinellePlots = (() => {
                     const [low, high] = [y.place(point.low), y.place(point.high)];
                     group.append(line("plot-whisker", [left, low], [left, high]));
                 }
-                group.append(node("circle", {class: "plot-point", cx: round(left), cy: round(top), r: 3.5}));
+                const r = round(radius(point));
+                group.append(node("circle", {class: "plot-point", cx: round(left), cy: round(top), r}));
             }
         }
         svg.append(group);
