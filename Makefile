@@ -46,6 +46,7 @@ image:  ## Build the image without a Docker daemon, with buildah or BUILDER; see
 lock: $(VENV)/.installed-dev  ## Pin every version anew from requirements*.in
 	$(BIN)/pip-compile -q --no-emit-index-url --no-emit-find-links --no-annotate --no-header --strip-extras --allow-unsafe requirements.in
 	$(BIN)/pip-compile -q --no-emit-index-url --no-emit-find-links --no-annotate --no-header --strip-extras --allow-unsafe requirements-dev.in
+	$(BIN)/pip-compile -q --no-emit-index-url --no-emit-find-links --no-annotate --no-header --strip-extras --allow-unsafe -o functions/requirements.txt functions/requirements.in
 
 clean:  ## Remove the virtual environment and caches; var/ stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -70,9 +70,7 @@ class ClassifierBundle:
             raise ValueError(f"expected rows of {columns} columns, got {rows.shape}")
         # scikit-learn's forests compare in float32.
         narrowed = rows.astype(np.float32).astype(np.float64)
-        found = np.asarray(
-            gtil.predict(self._model, narrowed, nthread=threads), dtype=np.float64
-        )
+        found = np.asarray(gtil.predict(self._model, narrowed, nthread=threads), dtype=np.float64)
         return found.reshape(len(rows), len(self.manifest.classes))
 
     def predict(self, values: Mapping[str, Any]) -> dict[str, Any]:
