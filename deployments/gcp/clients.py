@@ -44,13 +44,6 @@ def run_revisions() -> Any:
     return _client(os.getpid(), run_v2.RevisionsClient, "rest")
 
 
-def run_worker_pools() -> Any:
-    """`google.cloud.run_v2.WorkerPoolsClient`."""
-    from google.cloud import run_v2
-
-    return _client(os.getpid(), run_v2.WorkerPoolsClient, "rest")
-
-
 def instances() -> Any:
     """`google.cloud.compute_v1.InstancesClient`. Use its `…_unary` methods and wait by
     `zone_operations`: the other form polls Google whatever the endpoint."""

@@ -180,6 +180,7 @@ ROLES = {
     "compute": "roles/compute.instanceAdmin.v1",
     "storage": "roles/storage.objectAdmin",
     "logging": "roles/logging.viewer",
+    "monitoring": "roles/monitoring.viewer",
     "artifactregistry": "roles/artifactregistry.reader",
     "iam": "roles/iam.serviceAccountAdmin",
     "serviceusage": "roles/serviceusage.serviceUsageAdmin",

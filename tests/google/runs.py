@@ -30,11 +30,17 @@ def google_run(settings, monkeypatch):
 
 @pytest.fixture
 def google_services(google_run, monkeypatch):
-    """Cloud Run services beside `google_run`; `google_services.google` is the server."""
+    """Cloud Run services beside `google_run`; `google_services.google` is the server.
+
+    `google_services.monitoring` measures them.
+    """
     from deployments.gcp import run_services
+    from tests.google.monitoring import MonitoringApi
     from tests.google.services import ServicesApi
 
     services = ServicesApi(google_run)
+    services.monitoring = MonitoringApi(PROJECT, REGION, services.serving.served)
     google_run.google.add(services)
+    google_run.google.add(services.monitoring)
     monkeypatch.setattr(run_services, "READY_POLL_SECONDS", 0.01)
     return services

@@ -56,6 +56,8 @@ class ServicesApi:
         self.outcomes: list[str] = []
         """How the next revisions end: NEVER, an empty text (ready) or why they are not."""
         self.serving = Serving(self, runs_program=runs_program)
+        self.monitoring: Any = None
+        """What measures them, where something does."""
         self._planned: dict[str, str] = {}
         self._left: dict[str, int] = {}
         service = rf"({PLACE}/services/[^/:]+)"

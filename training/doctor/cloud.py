@@ -5,6 +5,7 @@ from collections.abc import Callable
 from django.conf import settings
 
 from deployments.gcp import clients, executions, machines, run_jobs
+from deployments.gcp.containers import short
 from deployments.gcp.errors import CloudError, missing_accepted, translated
 from deployments.gcp.grants import Names
 from deployments.gcp.rest import send
@@ -108,9 +109,9 @@ def _last_execution(names: Names) -> str:
         if latest.state == "failed":
             raise Fault(
                 f"{latest.name} failed: {latest.message}",
-                f"Read its log: manage.py jobs logs {run_jobs.short(latest.name)}",
+                f"Read its log: manage.py jobs logs {short(latest.name)}",
             )
-        return f"{run_jobs.short(latest.name)} {latest.state}"
+        return f"{short(latest.name)} {latest.state}"
     raise NotLooked("there is no job")
 
 
