@@ -11,30 +11,30 @@ from sklearn.ensemble import RandomForestClassifier
 
 from training.pipeline.classifier.rows import Codes, Matrix
 
-FOREST_BYTES: Final = 45_000_000
+FOREST_BYTES: Final = 55_000_000
 """What a forest may have in model.treelite and, packed, in model.joblib together at most."""
-LEAF_BYTES: Final = 420
-CLASS_BYTES: Final = 16
-"""What a leaf, with the node above it, has in the two: this, and so much for each class."""
+LEAF_BYTES: Final = 280
+CLASS_BYTES: Final = 24
+"""What a leaf, with the node above it, has in the two at most: this, and so much for each class."""
 LEAST_LEAF: Final = 5
 """Rows in a leaf, where there are few."""
+TREE_ROWS: Final = 200_000
+"""As many rows as this are drawn for a tree, with replacement: more would cost time and not make
+a tree of that few leaves better."""
 MAX_FEATURES: Final = 0.5
 """Share of the columns that a split may choose from. The root of their number, which is usual,
 leaves a forest on a few inputs often without the one that matters."""
-IN_BAG: Final = 1 - 1 / math.e
-"""Share of the rows that a tree sees (Breiman, 1996)."""
 MOST_THREADS: Final = 4
 """A tree that is being grown takes memory by the row."""
 STEPS: Final = 10
 
 
-def leaf_rows(rows: int, trees: int, classes: int) -> int:
-    """How many rows a leaf must have, so that a forest on so many rows keeps to `FOREST_BYTES`.
+def most_leaves(trees: int, classes: int) -> int:
+    """How many leaves a tree may have, so that the forest keeps to `FOREST_BYTES`.
 
-    It grows with the rows, and the number of leaves does not.
+    The number of rows does not change it: with more rows, more of them are in a leaf.
     """
-    leaves = max(2, FOREST_BYTES // (trees * (LEAF_BYTES + CLASS_BYTES * classes)))
-    return max(LEAST_LEAF, math.ceil(IN_BAG * rows / leaves))
+    return max(2, FOREST_BYTES // (trees * (LEAF_BYTES + CLASS_BYTES * classes)))
 
 
 def fit_forest(
@@ -59,8 +59,11 @@ def fit_forest(
         labels = np.concatenate([labels, absent])
     model = RandomForestClassifier(
         n_estimators=0,
-        min_samples_leaf=leaf_rows(len(labels), trees, classes),
+        # With a limit, the leaves are made where they tell most, one by one.
+        max_leaf_nodes=most_leaves(trees, classes),
+        min_samples_leaf=LEAST_LEAF,
         max_features=MAX_FEATURES,
+        max_samples=min(len(labels), TREE_ROWS),
         random_state=seed,
         n_jobs=max(1, min(joblib.cpu_count(), MOST_THREADS)),
         warm_start=True,

@@ -90,7 +90,7 @@ def train(spec: ClassifierSpec, folder: RunFolder) -> dict[str, Any]:
             seed=spec.seed,
             progress=progress.within,
         )
-        folder.log(f"fit: leaves of {model.min_samples_leaf:,} rows or more")
+        folder.log("fit: {trees} trees with {leaves:,} leaves".format_map(_forest(model)))
     with progress.stage("export"):
         files = export_forest(model, definition)
         predict = served_forest(files[MODEL])
@@ -224,7 +224,8 @@ def _forest(model: RandomForestClassifier) -> dict[str, Any]:
     """How large the forest became."""
     return {
         "trees": len(model.estimators_),
-        "leaf_rows": int(model.min_samples_leaf),
+        "most_leaves": int(model.max_leaf_nodes),
+        "rows_per_tree": int(model.max_samples),
         "leaves": sum(int(each.tree_.n_leaves) for each in model.estimators_),
         "depth": max(int(each.tree_.max_depth) for each in model.estimators_),
     }
