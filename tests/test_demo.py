@@ -1,24 +1,32 @@
 """The first thing a newcomer does: `make demo`, twice, as a process of its own."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def demo(home: Path) -> subprocess.CompletedProcess[str]:
-    """Run the demo to its end in `home`, with nothing of the tests' own environment."""
+def environment(home: Path) -> dict[str, str]:
+    """What the demo in `home` needs, with nothing of the tests' own, and a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {name: os.environ[name] for name in ("PATH", "NUMBA_CACHE_DIR")}
-    environment |= {"SENTINELLE_HOME": str(home), "PORT": str(port), "DEMO_EXIT": "1"}
+    kept = {name: os.environ[name] for name in ("PATH", "NUMBA_CACHE_DIR")}
+    return kept | {"SENTINELLE_HOME": str(home), "PORT": str(port)}
+
+
+def demo(home: Path) -> subprocess.CompletedProcess[str]:
+    """Run the demo to its end."""
     return subprocess.run(
         [sys.executable, "-m", "sentinelle.demo"],
-        env=environment,
+        env=environment(home) | {"DEMO_EXIT": "1"},
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -26,10 +34,68 @@ def demo(home: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@contextmanager
+def demo_that_stays(home: Path) -> Iterator[tuple[dict[str, str], str]]:
+    """Run the demo, and go on once it has printed its login link: its environment and output."""
+    where = environment(home)
+    log = home.parent / "stays.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sentinelle.demo"], env=where, cwd=ROOT, stdout=output,
+            stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    try:
+        for _ in range(1200):
+            if "one-time-login" in log.read_text():
+                break
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.1)
+        yield where, log.read_text()
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+
+def doctor(where: dict[str, str]) -> tuple[int, str]:
+    """Exit status and findings of `manage.py doctor` beside a running demo."""
+    done = subprocess.run(
+        [sys.executable, "manage.py", "doctor"], env=where, cwd=ROOT, capture_output=True, text=True
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def pids(home: Path, words: str) -> list[int]:
+    """The processes below this home's supervisor whose command line has these words."""
+    rows = [line.split(None, 2) for line in processes()]
+    below = {int(pid) for pid, _, line in rows if str(home) in line}
+    for _ in range(3):
+        below |= {int(pid) for pid, parent, _ in rows if int(parent) in below}
+    return [int(pid) for pid, _, line in rows if int(pid) in below and words in line]
+
+
+@contextmanager
+def stopped(home: Path, words: str) -> Iterator[None]:
+    """Processes that do not answer for as long as the block takes."""
+    found = pids(home, words)
+    assert found, words
+    for pid in found:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in found:
+            os.kill(pid, signal.SIGCONT)
+
+
+def processes() -> list[str]:
+    """Process id, parent's id and command line of each, however wide the terminal is."""
+    command = ["ps", "-eww", "-o", "pid=,ppid=,args="]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
 def processes_of(home: Path) -> list[str]:
     """The command lines that name this home, by their process id."""
-    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True)
-    return [line for line in listed.stdout.splitlines() if str(home) in line]
+    return [line for line in processes() if str(home) in line]
 
 
 def test_demo_answers_as_expected_then_is_reused(tmp_path: Path) -> None:
@@ -40,7 +106,27 @@ def test_demo_answers_as_expected_then_is_reused(tmp_path: Path) -> None:
     assert "Train v1.0.0" in first.stdout
     assert processes_of(home) == []
 
-    second = demo(home)
-    assert second.returncode == 0, second.stdout[-3000:] + second.stderr[-3000:]
-    assert "Train v1.0.0" not in second.stdout
-    assert "4 of 4 answers were as expected" in second.stdout
+    with demo_that_stays(home) as (where, told):
+        assert "Train v1.0.0" not in told
+        assert "4 of 4 answers were as expected" in told
+
+        status, found = doctor(where)
+        assert status == 0, found
+        lines = found.strip().splitlines()
+        assert lines[-1] == "All is well."
+        assert len(lines) > 15
+        assert all(line.startswith("✓ ") for line in lines[:-1]), found
+        assert "nothing was kept" in found
+
+        with stopped(home, "trainer@"), stopped(home, "gunicorn"):
+            status, found = doctor(where)
+        assert status == 1
+        assert "✗ workers: no worker answers for the queue training\n    → Start" in found
+        assert "✗ health: http://127.0.0.1:" in found
+        assert "2 of " in found
+        for _ in range(20):
+            status, found = doctor(where)
+            if status == 0:
+                break
+        assert status == 0, found
+    assert processes_of(home) == []
