@@ -89,7 +89,7 @@ def test_every_command_about_training_has_an_equivalent(before: str) -> None:
 @pytest.mark.parametrize("before", SERVING, ids=range(len(SERVING)))
 def test_a_command_about_serving_has_an_equivalent_or_is_said_not_to(before: str) -> None:
     now = table()[before]
-    assert now.startswith(("not yet; ", "the same", "no deployment")), now
+    assert now.startswith(("`manage.py ", "not yet; ", "the same", "no deployment")), now
     for address in re.findall(r"`(/\w+)`", now) if now.startswith("the same") else ():
         assert resolve(address)
 
