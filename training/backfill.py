@@ -17,6 +17,7 @@ from engine.features.catalogue import LABEL_DELAY
 from engine.transaction import country_code
 from scoring import backfill, history
 from scoring.models import Backfill
+from training.datasets import dataset_of_transactions
 from training.models import Dataset
 from training.pipeline.durations import parse_duration
 from training.pipeline.local_file import local_file
@@ -65,9 +66,7 @@ def history_backfill(
         InvalidDataset: there is no such data set, or it can't be read.
         HistoryConflict: it would contradict history; what earlier chunks loaded stays.
     """
-    data = Dataset.objects.filter(name=dataset).first()
-    if data is None:
-        raise InvalidDataset(f"There is no data set “{dataset}”.")
+    data = dataset_of_transactions(dataset)
     tell = progress or _silent
     with local_file(data.file, lambda share, amount: tell("fetching", share, amount)) as path:
         first, end = _selected(path, since, until, now)

@@ -1,7 +1,7 @@
 """Data sets in the admin."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlencode
 
 from django.contrib import admin, messages
@@ -25,19 +25,28 @@ DOWNLOADS = {"data": "data.parquet", "rejects": "rejects.csv"}
 @admin.register(Dataset)
 class DatasetAdmin(ReadOnlyAdmin):
     list_display = [
-        "name", "rows_count", "frauds_count", "fraud_rate", "period", "rejected_count",
+        "name", "holds", "rows_count", "frauds_count", "fraud_rate", "period", "rejected_count",
         "runs_count", "made",
     ]  # fmt: skip
-    list_filter = ["preset", "created_at"]
+    list_filter = ["model", "preset", "created_at"]
+    list_select_related = ["model"]
     search_fields = ["name", "fingerprint"]
     date_hierarchy = "created_at"
     fieldsets = [
         (None, {"fields": ["name", "train_link", "downloads", "created_at"]}),
-        ("Content", {"fields": ["rows_count", "frauds_count", "fraud_rate", "period"]}),
+        ("Content", {"fields": ["holds", "rows_count", "frauds_count", "fraud_rate", "period"]}),
         ("Rejected rows", {"fields": ["rejected_count", "reject_reasons"]}),
         ("Labels and attributes", {"fields": ["label_delay", "recorded_traffic", "attributes"]}),
         ("Origin", {"fields": ["preset", "mapping", "columns", "fingerprint", "location"]}),
     ]
+
+    fieldsets_of_rows: ClassVar[list[Any]] = [
+        fieldsets[0],
+        ("Content", {"fields": ["holds", "rows_count", "classes"]}),
+        fieldsets[2],
+        ("Origin", {"fields": ["preset", "columns", "fingerprint", "location"]}),
+    ]
+    """Of a classifier's, which have neither times nor frauds."""
 
     class Media:
         css = {"all": ["deployments/admin.css", "training/training.css"]}
@@ -63,17 +72,32 @@ class DatasetAdmin(ReadOnlyAdmin):
             except InvalidDataset as error:  # used since the page was shown
                 messages.error(request, error.detail)
 
+    @admin.display(description="holds", ordering="model")
+    def holds(self, dataset: Dataset) -> str:
+        if dataset.model is None:
+            return "transactions"
+        address = reverse("admin:deployments_registeredmodel_change", args=[dataset.model.pk])
+        return format_html('rows of <a href="{}">{}</a>', address, dataset.model.name)
+
+    @admin.display(description="classes")
+    def classes(self, dataset: Dataset) -> str:
+        counts = dataset.summary.get("class_counts", {})
+        told = (
+            (label, f"{count:,}", f"{count / dataset.rows:.1%}") for label, count in counts.items()
+        )
+        return format_html_join("", "<div>{}: {} ({})</div>", told) or "-"
+
     @admin.display(description="rows", ordering="rows")
     def rows_count(self, dataset: Dataset) -> str:
         return f"{dataset.rows:,}"
 
     @admin.display(description="frauds", ordering="frauds")
     def frauds_count(self, dataset: Dataset) -> str:
-        return f"{dataset.frauds:,}"
+        return f"{dataset.frauds:,}" if dataset.model_id is None else "-"
 
     @admin.display(description="fraud rate")
     def fraud_rate(self, dataset: Dataset) -> str:
-        return f"{dataset.fraud_rate:.3%}"
+        return f"{dataset.fraud_rate:.3%}" if dataset.model_id is None else "-"
 
     @admin.display(description="period", ordering="first_at")
     def period(self, dataset: Dataset) -> str:
@@ -143,7 +167,8 @@ class DatasetAdmin(ReadOnlyAdmin):
     @admin.display(description="train")
     def train_link(self, dataset: Dataset) -> str:
         address = reverse("admin:training_trainingrun_add")
-        query = urlencode({"dataset": dataset.name})
+        model = {} if dataset.model is None else {"model": dataset.model.name}
+        query = urlencode({"dataset": dataset.name, **model})
         return format_html('<a href="{}?{}">Train a version on it</a>', address, query)
 
     @admin.display(description="download")
@@ -155,12 +180,14 @@ class DatasetAdmin(ReadOnlyAdmin):
     def get_fieldsets(
         self,
         request: HttpRequest,
-        obj: Dataset | None = None,  # noqa: ARG002
+        obj: Dataset | None = None,
     ) -> Any:
         """Without the links for who may not follow them."""
+        of_rows = obj is not None and obj.model_id is not None
+        fieldsets: Any = self.fieldsets_of_rows if of_rows else self.fieldsets
         if self.allowed(request, "download"):
-            return self.fieldsets
-        (title, options), *others = self.fieldsets
+            return fieldsets
+        (title, options), *others = fieldsets
         fields = [name for name in options["fields"] if name != "downloads"]
         return [(title, {"fields": fields}), *others]
 

@@ -8,19 +8,23 @@ from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 from django.conf import settings
 from django.db import models, transaction
 
+from deployments.models import RegisteredModel
 from engine.errors import InvalidDataset, StoreUnavailable
 from engine.store import PATIENT_SECONDS, is_bucket, open_store
 from training.models import Dataset
 from training.validation import checked
 
 if TYPE_CHECKING:
+    from training.pipeline.classifier.datasets import ImportResult
     from training.pipeline.datasets import DatasetSummary
+
+    Summary = DatasetSummary | ImportResult
 
 logger = logging.getLogger(__name__)
 
@@ -85,8 +89,9 @@ def dataset_import(
 def dataset_keep(
     name: str,
     preset: str,
-    make: Callable[[Path, str], "DatasetSummary"],
+    make: Callable[[Path, str], "Summary"],
     *,
+    model: RegisteredModel | None = None,
     progress: Progress | None = None,
     then: Callable[[Dataset], None] | None = None,
 ) -> Dataset:
@@ -95,6 +100,7 @@ def dataset_keep(
     Args:
         preset: what the row says of its origin.
         make: called with the folder, which is not there yet, and with where its data will be.
+        model: the classifier whose rows they are; none: transactions.
         progress: called while the files go into the bucket, if that is where they are kept.
         then: called in the transaction that makes the row; what it raises undoes all.
 
@@ -106,7 +112,9 @@ def dataset_keep(
         raise InvalidDataset(
             f"There is already a data set “{name}”. Data sets never change: choose another name."
         )
-    dataset = Dataset(name=name, preset=preset, location=f"{name}-{uuid.uuid4().hex[:12]}")
+    dataset = Dataset(
+        name=name, model=model, preset=preset, location=f"{name}-{uuid.uuid4().hex[:12]}"
+    )
     checked(dataset, exclude=["fingerprint", "rows", "frauds"], error=InvalidDataset)
     try:
         if is_bucket(settings.DATA_DIR):
@@ -122,6 +130,18 @@ def dataset_keep(
     except BaseException:
         _delete_files(dataset.location)
         raise
+    return dataset
+
+
+def dataset_of_transactions(name: str) -> Dataset:
+    """Raises InvalidDataset when there is none of that name, or it holds rows of a classifier."""
+    dataset = Dataset.objects.filter(name=name).select_related("model").first()
+    if dataset is None:
+        raise InvalidDataset(f"There is no data set “{name}”.")
+    if dataset.model is not None:
+        raise InvalidDataset(
+            f"“{name}” holds rows of the classifier “{dataset.model.name}”, and no transactions."
+        )
     return dataset
 
 
@@ -141,8 +161,8 @@ def dataset_delete(dataset: Dataset) -> None:
 
 
 def _make_in_bucket(
-    dataset: Dataset, make: Callable[[Path, str], "DatasetSummary"], progress: Progress
-) -> "DatasetSummary":
+    dataset: Dataset, make: Callable[[Path, str], "Summary"], progress: Progress
+) -> "Summary":
     """Make the files here, then upload them."""
     with tempfile.TemporaryDirectory(prefix="sentinelle-") as temporary:
         folder = Path(temporary) / dataset.location
@@ -159,11 +179,13 @@ def _make_in_bucket(
     return summary
 
 
-def _describe(dataset: Dataset, summary: "DatasetSummary") -> None:
+def _describe(dataset: Dataset, summary: "Summary") -> None:
     dataset.fingerprint = summary.fingerprint
-    dataset.rows, dataset.frauds = summary.rows, summary.frauds
-    dataset.rejected = summary.rejected
-    dataset.first_at, dataset.last_at = summary.first_at, summary.last_at
+    dataset.rows, dataset.rejected = summary.rows, summary.rejected
+    if dataset.model is None:
+        transactions = cast("DatasetSummary", summary)
+        dataset.frauds = transactions.frauds
+        dataset.first_at, dataset.last_at = transactions.first_at, transactions.last_at
     dataset.summary = _storable(msgspec.to_builtins(summary))
 
 

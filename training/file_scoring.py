@@ -21,7 +21,7 @@ from deployments.selectors import (
 from engine.errors import InvalidDataset, NoModel
 from engine.fraud_bundle import Bundle
 from engine.rules import RuleSet
-from training.models import Dataset
+from training.datasets import dataset_of_transactions
 from training.pipeline.durations import parse_duration
 
 if TYPE_CHECKING:
@@ -106,6 +106,11 @@ def file_score(
     from training.pipeline.datasets import work_folder
     from training.pipeline.reading import failures_refused
 
+    if model_by_name(model).is_classifier:
+        raise InvalidDataset(
+            f"“{model}” is a classifier, and does not score transactions: POST /models/{model}/"
+            "predict answers for one row."
+        )
     target = _Target(out, subject.files, force)
     target.check()
     chosen, rule_set = _version(model, version), _rule_set(model, rules)
@@ -201,9 +206,7 @@ def _found(subject: Subject, work: Path, *, labels: bool, progress: Progress) ->
     from training.pipeline.presets import load_preset
 
     if subject.dataset is not None:
-        dataset = Dataset.objects.filter(name=subject.dataset).first()
-        if dataset is None:
-            raise InvalidDataset(f"There is no data set “{subject.dataset}”.")
+        dataset = dataset_of_transactions(subject.dataset)
         return _Rows(dataset.file, dataset.summary.get("label_delay"), 0)
     mapping = load_preset(subject.preset)
     if subject.mapping is not None:

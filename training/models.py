@@ -17,7 +17,9 @@ from deployments.models import (
     name_validator,
     semver_validator,
 )
+from engine.kinds import CLASSIFIER, FRAUD
 from training.crontab import Crontab, read_crontab
+from training.pipeline.spec import AnyOptions, decode_options_of
 
 
 class Dataset(models.Model):
@@ -58,6 +60,18 @@ class Dataset(models.Model):
         return f"{settings.DATA_DIR}/{self.location}/data.parquet"
 
     @property
+    def kind(self) -> str:
+        """Of the models that can be trained on it."""
+        return FRAUD if self.model_id is None else CLASSIFIER
+
+    @property
+    def what(self) -> str:
+        """Its rows in words."""
+        if self.model_id is not None:
+            return f"{self.rows:,} rows"
+        return f"{self.rows:,} transactions, {self.fraud_rate:.2%} frauds"
+
+    @property
     def fraud_rate(self) -> float:
         """Frauds among the rows, 0 to 1."""
         return self.frauds / self.rows if self.rows else 0.0
@@ -82,6 +96,14 @@ class DatasetUpload(models.Model):
     )
     file = models.FileField(
         upload_to=_upload_place, max_length=300, blank=True, help_text="Empty once it is imported"
+    )
+    model = models.ForeignKey(
+        RegisteredModel,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="+",
+        help_text="The classifier whose rows these are; none: transactions",
     )
     file_name = models.CharField(max_length=200)
     size = models.PositiveBigIntegerField(help_text="Bytes")
@@ -157,13 +179,14 @@ class TrainingRun(models.Model):
         null=True,
         blank=True,
         validators=[MinValueValidator(1)],
-        help_text="Only the most recent rows; such a version can't be promoted",
+        help_text="Only the most recent rows, of a classifier the first; such a version can't be "
+        "promoted",
     )
     seed = models.PositiveIntegerField(default=0)
     options = models.JSONField(
         default=dict,
         blank=True,
-        help_text="Those of pipeline.spec.Options that are not the default",
+        help_text="Those of its kind in pipeline/spec.py that are not the default",
     )
     launcher = models.CharField(max_length=16, default="local")
     launcher_reason = models.CharField(
@@ -253,6 +276,11 @@ class TrainingRun(models.Model):
         return self.rule_set.name if self.rule_set else ""
 
     @property
+    def typed_options(self) -> AnyOptions:
+        """Its options, of its model's kind."""
+        return decode_options_of(self.model.kind, self.options)
+
+    @property
     def folder(self) -> str:
         """Where the run folder is: how the worker and the training program talk."""
         return f"{settings.RUNS_DIR}/{self.pk}"
@@ -322,7 +350,7 @@ class RetrainingSchedule(models.Model):
     options = models.JSONField(
         default=dict,
         blank=True,
-        help_text="Those of pipeline.spec.Options that are not the default",
+        help_text="Those of its kind in pipeline/spec.py that are not the default",
     )
     launcher = models.CharField(max_length=16, default="local")
     resources = models.JSONField(default=dict, blank=True)
@@ -376,6 +404,11 @@ class RetrainingSchedule(models.Model):
     def times(self) -> Crontab:
         """Its times; ValueError when the fields can't be read."""
         return read_crontab(self.crontab, self.time_zone)
+
+    @property
+    def typed_options(self) -> AnyOptions:
+        """Its options, of its model's kind."""
+        return decode_options_of(self.model.kind, self.options)
 
     @property
     def source(self) -> str:

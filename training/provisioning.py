@@ -142,7 +142,7 @@ def dataset_to_train_on(name: str | None) -> str:
     """The data set of that name, or the newest one. Raises RunRefused when there is none."""
     if name is not None:
         return name
-    newest = Dataset.objects.first()
+    newest = Dataset.objects.filter(model=None).first()
     if newest is None:
         raise RunRefused("There is no data set yet. Import one: manage.py import_dataset NAME FILE")
     return newest.name

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from django.conf import settings
 
+from deployments.models import Kind, RegisteredModel
 from engine.errors import InvalidDataset
 from engine.features.catalogue import CATALOGUE, LABEL_DELAY
 from training.datasets import dataset_keep
@@ -66,6 +67,7 @@ def snapshot_create(
     from training.pipeline.reading import failures_refused
 
     tell = progress or _silent
+    _refuse_classifier(model)
     period = _period(as_of, days, since, until, label_delay)
 
     def make(folder: Path, location: str) -> "DatasetSummary":
@@ -106,10 +108,20 @@ def snapshot_count(
     `training.pipeline.traffic.COUNTS`; nothing is kept. Arguments and errors as there."""
     from training.pipeline import traffic
 
+    _refuse_classifier(model)
     period = _period(as_of, days, since, until, label_delay)
     with tempfile.TemporaryDirectory(prefix="sentinelle-") as made:
         TrafficReader(period, model, progress or _silent, features=False).write(Path(made))
         return traffic.count(Path(made), period, memory_limit_mb)
+
+
+def _refuse_classifier(model: str) -> None:
+    """There is no record of what the right answers to a classifier's requests would have been."""
+    if RegisteredModel.objects.filter(name=model, kind=Kind.CLASSIFIER).exists():
+        raise InvalidDataset(
+            f"“{model}” is a classifier: a snapshot is of the transactions that a model decided "
+            f"on. Import rows: manage.py import_dataset NAME FILE --model {model}"
+        )
 
 
 def _silent(_step: str, _fraction: float, _details: str) -> None:

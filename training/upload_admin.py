@@ -16,7 +16,7 @@ from django.utils.html import format_html
 
 from deployments.admin.base import ReadOnlyAdmin, badge, moment
 from engine.errors import InvalidDataset, StoreUnavailable
-from training.models import DatasetUpload, UploadState
+from training.models import Dataset, DatasetUpload, UploadState
 from training.upload_form import UploadForm
 from training.uploads import WAITING, upload_create, upload_delete, upload_retry
 
@@ -97,9 +97,7 @@ class DatasetUploadAdmin(ReadOnlyAdmin):
             f"Upload of “{upload.name}”",
             upload=upload,
             badge=_badge(upload),
-            rows=f"{dataset.rows:,} transactions, {dataset.frauds:,} of them fraud"
-            if dataset
-            else "",
+            rows=_rows(dataset) if dataset else "",
             rejects=[(fault, f"{count:,}") for fault, count in counts.items()],
             facts=_facts(upload),
             media=self.media,
@@ -151,15 +149,27 @@ class DatasetUploadAdmin(ReadOnlyAdmin):
         return f"{moment(upload.created_at)} by {upload.requested_by}"
 
 
+def _rows(dataset: Dataset) -> str:
+    if dataset.model is not None:
+        return f"{dataset.rows:,} rows of {dataset.model.name}"
+    return f"{dataset.rows:,} transactions, {dataset.frauds:,} of them fraud"
+
+
 def _badge(upload: DatasetUpload) -> str:
     return badge(upload.get_state_display(), KINDS[UploadState(upload.state)])
+
+
+def _columns(upload: DatasetUpload) -> str:
+    if upload.model is not None:
+        return f"those of {upload.model.name}"
+    return "a mapping file" if upload.mapping else upload.preset
 
 
 def _facts(upload: DatasetUpload) -> list[tuple[str, str]]:
     bad_rows = "are left out" if upload.on_bad_rows == "skip" else "stop the import"
     facts = [
         ("File", f"{upload.file_name}, {filesizeformat(upload.size)}"),
-        ("Columns", "a mapping file" if upload.mapping else upload.preset),
+        ("Columns", _columns(upload)),
         ("First hour", f"{upload.start:%Y-%m-%d} UTC" if upload.start else ""),
         ("Bad rows", bad_rows),
         ("Requested", f"{moment(upload.created_at)} by {upload.requested_by}"),

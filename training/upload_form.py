@@ -7,6 +7,7 @@ from typing import Any
 from django import forms
 from django.conf import settings
 
+from deployments.models import Kind, RegisteredModel
 from engine.errors import InvalidDataset
 
 PRESETS = Path(__file__).parent / "pipeline" / "presets"
@@ -21,6 +22,15 @@ class UploadForm(forms.Form):
         help_text="Of the new data set: lower-case letters, digits, - and _.",
     )
     file = forms.FileField(allow_empty_file=True)
+    model = forms.ModelChoiceField(
+        RegisteredModel.objects.filter(kind=Kind.CLASSIFIER),
+        to_field_name="name",
+        required=False,
+        label="Rows of",
+        empty_label="Transactions",
+        help_text="A classifier's definition says what its columns are: what is below is then of "
+        "transactions, and stays empty.",
+    )
     preset = forms.ChoiceField(
         label="Columns",
         help_text="How the file's columns are read; docs/datasets.md describes them.",

@@ -20,8 +20,10 @@ from django.db import InterfaceError, OperationalError, connection, transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
+from deployments.models import RegisteredModel
 from engine.errors import FieldError, InvalidDataset, SentinelleError
 from engine.store.google_errors import translated
+from training.classifier_data import rows_import
 from training.datasets import dataset_import
 from training.messages import send_task
 from training.models import Dataset, DatasetUpload, UploadState
@@ -41,6 +43,7 @@ def upload_create(
     file: "UploadedFile[bytes]",
     preset: str = "canonical",
     mapping: str = "",
+    model: RegisteredModel | None = None,
     on_bad_rows: str = "stop",
     start: datetime | None = None,
     requested_by: str = "",
@@ -49,6 +52,7 @@ def upload_create(
 
     Args:
         mapping: the text of a mapping file, which then counts instead of the preset.
+        model: the classifier whose rows it has, of which there is no preset, mapping or start.
 
     Raises:
         InvalidDataset: the name is taken or malformed, or the file is too large; `errors` names
@@ -61,10 +65,12 @@ def upload_create(
         size=file.size or 0,
         preset=preset,
         mapping=mapping,
+        model=model,
         on_bad_rows=on_bad_rows,
         start=start,
         requested_by=requested_by,
     )
+    _refuse_mapped(upload)
     checked(upload, error=InvalidDataset, exclude=["file"])
     _refuse_size(upload.size)
     _refuse_taken(name)
@@ -166,6 +172,17 @@ def _import(upload: DatasetUpload, held: QuerySet[DatasetUpload]) -> None:
             path.open("wb") as target,
         ):
             shutil.copyfileobj(source, target)
+        if upload.model is not None:
+            rows_import(
+                name=upload.name,
+                files=[path],
+                model=upload.model.name,
+                on_bad_rows=upload.on_bad_rows,
+                progress=keeper.tell,
+                then=lambda dataset: _succeed(held, dataset),
+            )
+            _delete_file(upload)
+            return
         if upload.mapping:
             mapping = Path(folder) / "mapping.toml"
             mapping.write_text(upload.mapping, encoding="utf-8")
@@ -258,6 +275,15 @@ def _free(now: datetime) -> QuerySet[DatasetUpload]:
 
 def _lease(now: datetime) -> datetime:
     return now + timedelta(seconds=settings.TRAINING_LEASE_SECONDS)
+
+
+def _refuse_mapped(upload: DatasetUpload) -> None:
+    if upload.model is None:
+        return
+    message = f"The columns of “{upload.model.name}” are those of its definition: leave this empty."
+    for field in ("mapping", "start"):
+        if getattr(upload, field):
+            _refuse(field, message)
 
 
 def _refuse_size(size: int) -> None:

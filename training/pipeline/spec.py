@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from datetime import datetime
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -169,6 +169,8 @@ class ClassifierSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 AnySpec = RunSpec | ClassifierSpec
+AnyOptions = Options | ClassifierOptions
+OptionsT = TypeVar("OptionsT", Options, ClassifierOptions)
 
 
 class _KindOnly(msgspec.Struct):
@@ -192,14 +194,28 @@ def decode_options(data: Mapping[str, Any]) -> Options:
     Raises:
         InvalidSpec: naming the field and what was expected.
     """
+    return _converted(data, Options)
+
+
+def decode_classifier_options(data: Mapping[str, Any]) -> ClassifierOptions:
+    """`decode_options`, of a classifier."""
+    return _converted(data, ClassifierOptions)
+
+
+def decode_options_of(kind: str, data: Mapping[str, Any]) -> AnyOptions:
+    """`decode_options`, of a model of this kind."""
+    return decode_classifier_options(data) if kind == CLASSIFIER else decode_options(data)
+
+
+def _converted(data: Mapping[str, Any], kind: type[OptionsT]) -> OptionsT:
     try:
-        return msgspec.convert(data, Options)
+        return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
         raise InvalidSpec(str(error)) from error
 
 
-def encode_options(options: Options) -> dict[str, Any]:
+def encode_options(options: AnyOptions) -> dict[str, Any]:
     """The options that are not the default, as JSON types."""
-    defaults = msgspec.to_builtins(Options())
+    defaults = msgspec.to_builtins(type(options)())
     given = msgspec.to_builtins(options)
     return {name: value for name, value in given.items() if value != defaults[name]}

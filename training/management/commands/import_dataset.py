@@ -5,7 +5,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from django.core.management.base import CommandError
+
 from deployments.management.base import SentinelleCommand, ShownProgress
+from training.classifier_data import rows_import
 from training.datasets import dataset_import
 from training.management.commands.simulate import parse_date
 from training.models import Dataset
@@ -45,14 +48,17 @@ class Command(SentinelleCommand):
   manage.py import_dataset paysim paysim.csv.gz --preset paysim --start 2026-01-01
   manage.py import_dataset cards cards.csv --mapping card.toml
   manage.py import_dataset march part-1.csv.gz part-2.csv.gz --on-bad-rows skip
+  manage.py import_dataset derbies derbies.csv --model sponsor
 
 A data set is imported whole or not at all. A mapping file says what the columns of your file are;
-inspect_dataset proposes one, docs/datasets.md describes them."""
+inspect_dataset proposes one, docs/datasets.md describes them. The columns of a classifier's rows
+are those of its definition, see docs/classifiers.md."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("name", help="the name of the new data set")
         parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
         how = parser.add_mutually_exclusive_group()
+        how.add_argument("--model", metavar="NAME", help="the classifier whose rows these are")
         how.add_argument(
             "--preset",
             nargs="?",
@@ -81,13 +87,28 @@ inspect_dataset proposes one, docs/datasets.md describes them."""
         )
 
     def handle(self, **options: Any) -> None:
+        if options["model"] and options["start"]:
+            raise CommandError("--start is of mappings that count hours, and not of a classifier.")
         dataset = self._import(options["name"], options["files"], options)
-        self._report(dataset)
+        if dataset.model is None:
+            self._report(dataset)
+        else:
+            self._report_rows(dataset, dataset.model.name)
+        self._report_rejects(dataset)
 
     def _import(self, name: str, files: list[Path], options: dict[str, Any]) -> Dataset:
         shown = ShownProgress(self)
         start: datetime | None = options["start"]
         try:
+            if options["model"]:
+                return rows_import(
+                    name=name,
+                    files=files,
+                    model=options["model"],
+                    on_bad_rows=options["on_bad_rows"],
+                    memory_limit_mb=options["memory_limit"],
+                    progress=shown,
+                )
             return dataset_import(
                 name=name,
                 files=files,
@@ -118,6 +139,22 @@ inspect_dataset proposes one, docs/datasets.md describes them."""
             self.stdout.write(f"{target}: taken for false, not being in positive: {listed}.")
         if summary["ignored_columns"]:
             self.stdout.write(f"Columns left out: {', '.join(summary['ignored_columns'])}.")
+
+    def _report_rows(self, dataset: Dataset, model: str) -> None:
+        summary = dataset.summary
+        self.stdout.write(
+            self.style.SUCCESS(
+                f"“{dataset.name}”: {dataset.rows:,} rows of {model}, "
+                f"fingerprint {dataset.fingerprint[:12]}."
+            )
+        )
+        for label, count in summary["class_counts"].items():
+            self.stdout.write(f"  {count:>9,}  {count / dataset.rows:6.1%}  {label}")
+        if summary["ignored_columns"]:
+            self.stdout.write(f"Columns left out: {', '.join(summary['ignored_columns'])}.")
+
+    def _report_rejects(self, dataset: Dataset) -> None:
+        summary = dataset.summary
         if dataset.rejected:
             faults = summary["reject_counts"].items()
             listed = "\n".join(f"  {count:>9,}  {fault}" for fault, count in faults)
