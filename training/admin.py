@@ -107,7 +107,7 @@ class TrainingRunAdmin(CostsAdmin):
         asked = {"dataset": request.GET.get("dataset", "")}
         form = TrainForm(
             request.POST or None,
-            initial=TrainForm.suggestions() | asked,
+            initial=TrainForm.suggestions(request.GET.get("model")) | asked,
             may_promote=_may_promote(request),
         )
         if request.method == "POST" and form.is_valid():

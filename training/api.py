@@ -16,8 +16,9 @@ from msgspec import Meta
 from rest_framework.exceptions import PermissionDenied
 from rest_framework.request import Request
 
-from deployments.models import Scope
+from deployments.models import RegisteredModel, Scope
 from engine.errors import FieldError, InvalidRequest, SentinelleError
+from engine.kinds import FRAUD
 from scoring.api import JsonView
 from scoring.authentication import Caller
 from training import selectors, services
@@ -25,7 +26,7 @@ from training.launchers.choose import AUTO
 from training.launchers.resources import KINDS, resources_for
 from training.models import RunState, Then, TrainingRun
 from training.options import DATES, FIELDS, read_options
-from training.pipeline.spec import Options
+from training.pipeline.spec import AnyOptions
 from training.places import LAUNCHERS, PLACE_FIELDS, read_place
 
 PAGE = 50
@@ -197,12 +198,15 @@ def _decode(body: bytes) -> NewRun:
         raise InvalidRequest(f"The body is not JSON: {error}") from None
 
 
-def _place_and_options(asked: NewRun) -> tuple[dict[str, Any], Options]:
+def _place_and_options(asked: NewRun) -> tuple[dict[str, Any], AnyOptions]:
     """The resources and the options; raises InvalidRequest that names every fault in them by where
     it was sent."""
     faults: list[FieldError] = []
     place = _read("resources", asked.resources, partial(_resources, asked.launcher), faults)
-    options = _read("options", asked.options, _options, faults)
+    model = RegisteredModel.objects.filter(name=asked.model or settings.MODEL_NAME).first()
+    # Of a model that there is not, `run_create` tells.
+    kind = model.kind if model is not None else FRAUD
+    options = _read("options", asked.options, partial(_options, kind), faults)
     if faults:
         words = "; ".join(f"{fault.field}: {fault.message}" for fault in faults)
         raise InvalidRequest(words, faults)
@@ -272,9 +276,9 @@ def _then(given: str, caller: Caller) -> str:
     return given
 
 
-def _options(given: dict[str, Any]) -> Any:
+def _options(kind: str, given: dict[str, Any]) -> Any:
     _refuse_unknown(given, sorted(OPTIONS))
-    return read_options({name: _value(name, value) for name, value in given.items()})
+    return read_options({name: _value(name, value) for name, value in given.items()}, kind)
 
 
 def _value(name: str, value: Any) -> Any:

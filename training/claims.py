@@ -20,7 +20,7 @@ from training import transitions
 from training.launchers import Launch, Seen
 from training.models import ACTIVE, RunState, TrainingRun
 from training.pipeline.run_folder import CLAIM, SPEC
-from training.pipeline.spec import Champion, RuleSpec, RunSpec, decode_options
+from training.pipeline.spec import AnySpec, Champion, ClassifierSpec, RuleSpec, RunSpec
 
 NOTHING_SEEN = Seen()
 HELD_STATES = (RunState.RUNNING, RunState.STARTING)
@@ -80,20 +80,25 @@ def run_prepare(run: TrainingRun) -> None:
     folder = open_store(run.folder)
     if folder.exists(CLAIM):
         return
+    folder.write(SPEC, msgspec.json.encode(_spec(run)))
+
+
+def _spec(run: TrainingRun) -> AnySpec:
+    facts: dict[str, Any] = {
+        "run_id": str(run.pk),
+        "model": run.model.name,
+        "version": run.version,
+        "dataset": run.dataset.file,
+        "dataset_fingerprint": run.dataset.fingerprint,
+        "sample": run.sample,
+        "seed": run.seed,
+        "options": run.typed_options,
+        "champion": _champion(run.model),
+    }
+    if run.model.is_classifier:
+        return ClassifierSpec(definition=run.model.definition, **facts)
     assert run.rule_set is not None
-    spec = RunSpec(
-        run_id=str(run.pk),
-        model=run.model.name,
-        version=run.version,
-        dataset=run.dataset.file,
-        dataset_fingerprint=run.dataset.fingerprint,
-        rules=RuleSpec(name=run.rule_set.name, toml=run.rule_set.source),
-        sample=run.sample,
-        seed=run.seed,
-        options=decode_options(run.options),
-        champion=_champion(run.model),
-    )
-    folder.write(SPEC, msgspec.json.encode(spec))
+    return RunSpec(rules=RuleSpec(name=run.rule_set.name, toml=run.rule_set.source), **facts)
 
 
 def run_launch(run: TrainingRun) -> Launch:

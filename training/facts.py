@@ -9,7 +9,6 @@ from deployments.costs import dollars
 from training.launchers.resources import describe_resources, read_resources
 from training.models import Then, TrainingRun
 from training.options import describe_options
-from training.pipeline.spec import decode_options
 from training.selectors import run_expected_end
 
 
@@ -19,10 +18,10 @@ def run_facts(run: TrainingRun, now: datetime) -> list[tuple[str, str]]:
     facts = [
         ("Version", str(run.model_version or "")),
         ("Data set", data.name),
-        ("Rows", f"the last {run.sample:,}" if run.sample else f"all {data.rows:,}"),
+        ("Rows", f"{sampled(run)} {run.sample:,}" if run.sample else f"all {data.rows:,}"),
         ("Rules", run.rules_name),
         ("Seed", str(run.seed)),
-        *describe_options(decode_options(run.options)),
+        *describe_options(run.typed_options),
         ("Launcher", run.launcher),
         ("Resources", describe_place(run)),
         ("Chosen because", run.launcher_reason),
@@ -40,6 +39,11 @@ def run_facts(run: TrainingRun, now: datetime) -> list[tuple[str, str]]:
         facts.append(("Peak memory", filesizeformat(run.report["peak_memory_mb"] * 2**20)))
     facts.append(("Run", str(run.pk)))
     return [(name, value) for name, value in facts if value]
+
+
+def sampled(run: TrainingRun) -> str:
+    """Which rows of its data set a sample has."""
+    return "the first" if run.model.is_classifier else "the last"
 
 
 def describe_place(run: TrainingRun) -> str:

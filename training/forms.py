@@ -1,5 +1,7 @@
 """The form that starts a training run."""
 
+import json
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from django import forms
@@ -7,12 +9,14 @@ from django.conf import settings
 
 from deployments.models import RegisteredModel, RuleSet
 from engine.errors import RunRefused
+from engine.kinds import CLASSIFIER, FRAUD, Kind
 from training import selectors
 from training.launchers.choose import AUTO, choose, run_estimate
 from training.launchers.resources import resources_for
 from training.models import Dataset, Then
-from training.options import COUNTS, DATES, FIELDS, NUMBERS, read_options
-from training.places import LAUNCHERS, PLACE_FIELDS, read_place, what_lacks
+from training.options import COUNTS, DATES, FIELDS, FIELDS_OF, NUMBERS, OptionField, read_options
+from training.pipeline.spec import AnyOptions
+from training.places import LAUNCHERS, PLACE_FIELDS, PlaceField, read_place, what_lacks
 
 # Options that are not text.
 KINDS: dict[str, type[forms.Field]] = {
@@ -32,8 +36,19 @@ GROUPS = (
     ),
     ("Search", ("search", "budget")),
     ("Thresholds", ("review_rate", "block_rate", "cost_review", "cost_block_legit")),
+    ("Forest", ("trees", "test_share")),
     ("Features and memory", ("without", "fit_rows", "memory_limit")),
 )
+ONLY_OF: dict[str, Kind] = {
+    "rules": FRAUD,
+    **{
+        field.name: kind
+        for kind, fields in FIELDS_OF.items()
+        for field in fields
+        if sum(field in others for others in FIELDS_OF.values()) == 1
+    },
+}
+"""The fields that one kind of models has, by name."""
 
 
 class Group(NamedTuple):
@@ -41,6 +56,36 @@ class Group(NamedTuple):
 
     title: str
     fields: list[forms.BoundField]
+
+    only_of: str = ""
+    """The kind of models that the whole group is of; empty: of every kind."""
+
+
+def grouped(form: forms.Form, groups: Iterable[tuple[str, Iterable[str]]]) -> list[Group]:
+    """The fields of a form under their headings."""
+    made = []
+    for title, names in groups:
+        kinds = {ONLY_OF.get(name, "") for name in names}
+        only_of = kinds.pop() if len(kinds) == 1 else ""
+        made.append(Group(title, [form[name] for name in names], only_of))
+    return made
+
+
+def mark_kinds(fields: dict[str, forms.Field]) -> None:
+    """Say in the page which field is of which kind, of which kind each model is and which data set
+    is whose: train.js hides what the chosen model has not."""
+    kinds = dict(RegisteredModel.objects.values_list("name", "kind"))
+    owners = Dataset.objects.exclude(model=None).values_list("name", "model__name")
+    fields["model"].widget.attrs["data-kinds"] = json.dumps(kinds)
+    fields["dataset"].widget.attrs["data-models"] = json.dumps(dict(owners))
+    for name, kind in ONLY_OF.items():
+        if name in fields:
+            fields[name].widget.attrs["data-only-of"] = kind
+
+
+def kind_of(model: Any) -> Kind:
+    """That of a form's model; the usual one when none is chosen."""
+    return CLASSIFIER if model is not None and model.is_classifier else FRAUD
 
 
 class TrainForm(forms.Form):
@@ -66,8 +111,8 @@ class TrainForm(forms.Form):
     sample = forms.IntegerField(
         required=False,
         min_value=1,
-        help_text="Only this many of the most recent rows: quick, but the version can't be "
-        "promoted. Empty for all.",
+        help_text="Only this many of the most recent rows, of a classifier of the first: quick, "
+        "but the version can't be promoted. Empty for all.",
     )
     seed = forms.IntegerField(
         initial=0, min_value=0, max_value=2**31 - 1, help_text="The same seed, the same version."
@@ -90,7 +135,8 @@ class TrainForm(forms.Form):
     def __init__(self, *args: Any, may_promote: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._may_promote = may_promote
-        for option in (*PLACE_FIELDS, *FIELDS):
+        more: list[PlaceField | OptionField] = [*PLACE_FIELDS, *FIELDS]
+        for option in more:
             kind = KINDS.get(option.name, forms.CharField)
             self.fields[option.name] = kind(
                 required=False, label=option.label, help_text=option.help
@@ -102,10 +148,11 @@ class TrainForm(forms.Form):
             (name, f"{words} (needs {lacking})" if (lacking := what_lacks(name)) else words)
             for name, words in LAUNCHERS.items()
         ]
+        mark_kinds(self.fields)
 
     def groups(self) -> list[Group]:
         """The fields under their headings."""
-        return [Group(title, [self[name] for name in names]) for title, names in GROUPS]
+        return grouped(self, GROUPS)
 
     def expected(self) -> dict[str, Any]:
         """What to expect of the run in a form that may not be complete yet: one sentence, and
@@ -118,7 +165,7 @@ class TrainForm(forms.Form):
             return {"words": "Choose a data set to see how long it takes.", "warnings": []}
         try:
             place = read_place(launcher, values)
-            options = read_options({option.name: values[option.name] for option in FIELDS})
+            options = _options(values)
             if launcher == AUTO:
                 rows = min(values["sample"] or dataset.rows, dataset.rows)
                 choice = choose(rows, options, model=model, given=place)
@@ -133,9 +180,9 @@ class TrainForm(forms.Form):
         return {"words": f"{LAUNCHERS[launcher]}: {found.words}", "warnings": found.warnings}
 
     @staticmethod
-    def suggestions() -> dict[str, Any]:
-        """Initial values: the usual model, and its next minor version."""
-        name = settings.MODEL_NAME
+    def suggestions(model: str | None = None) -> dict[str, Any]:
+        """Initial values: the model, else the usual one, and its next version."""
+        name = model or settings.MODEL_NAME
         return {"model": name, "version": selectors.next_version(name)}
 
     def clean_then(self) -> str:
@@ -162,7 +209,7 @@ class TrainForm(forms.Form):
             "launcher": launcher,
             "resources": read_place(launcher, values),
             "then": values["then"],
-            "options": read_options({option.name: values[option.name] for option in FIELDS}),
+            "options": _options(values),
         }
 
     def show(self, refusal: RunRefused) -> None:
@@ -171,3 +218,8 @@ class TrainForm(forms.Form):
             self.add_error(error.field if error.field in self.fields else None, error.message)
         if not refusal.errors:
             self.add_error(None, refusal.detail)
+
+
+def _options(values: dict[str, Any]) -> AnyOptions:
+    given = {option.name: values[option.name] for option in FIELDS}
+    return read_options(given, kind_of(values["model"]))

@@ -7,13 +7,20 @@ from typing import Any, NamedTuple
 
 from engine.errors import FieldError, RunRefused
 from engine.features.schema import WITHOUT
+from engine.kinds import CLASSIFIER, FRAUD, Kind
 from training.pipeline.durations import format_duration, parse_duration
-from training.pipeline.spec import InvalidSpec, Options, decode_options
+from training.pipeline.spec import (
+    AnyOptions,
+    ClassifierOptions,
+    InvalidSpec,
+    decode_options_of,
+)
 
-DEFAULTS = Options()
 DATES = ("train_from", "train_until", "validate_until", "test_until", "cut_off")
-NUMBERS = ("budget", "review_rate", "block_rate", "cost_review", "cost_block_legit")
-COUNTS = ("search", "fit_rows")
+NUMBERS = (
+    "budget", "review_rate", "block_rate", "cost_review", "cost_block_legit", "test_share",
+)  # fmt: skip
+COUNTS = ("search", "fit_rows", "trees")
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(MB|GB)", re.IGNORECASE)
 
 
@@ -22,12 +29,25 @@ class OptionField(NamedTuple):
 
     name: str
     path: tuple[str, ...]
-    """Where it is in `spec.Options`."""
+    """Where it is in `spec.Options`, or in `spec.ClassifierOptions`."""
     label: str
     help: str
 
 
-FIELDS = (
+_FIT_ROWS = OptionField(
+    "fit_rows",
+    ("fit_rows",),
+    "Fit rows",
+    "Fit on at most this many rows, drawn at random: of fraud, legitimate transactions (1000000), "
+    "weighed so that the fraud rate stays what it is; of a classifier, any (all).",
+)
+_MEMORY_LIMIT = OptionField(
+    "memory_limit",
+    ("memory_limit_mb",),
+    "Memory limit",
+    "Plan for this much memory, such as 6GB, and stop with a report above it.",
+)
+FRAUD_FIELDS: tuple[OptionField, ...] = (
     OptionField(
         "train_from",
         ("periods", "train_from"),
@@ -109,32 +129,49 @@ FIELDS = (
         "Set the thresholds by cost: what blocking a legitimate transaction costs. A fraud that "
         "is let through costs its amount.",
     ),
-    OptionField(
-        "fit_rows",
-        ("fit_rows",),
-        "Fit rows",
-        "Fit on at most this many legitimate transactions, drawn at random and weighed so that "
-        "the fraud rate stays what it is (1000000).",
-    ),
-    OptionField(
-        "memory_limit",
-        ("memory_limit_mb",),
-        "Memory limit",
-        "Plan for this much memory, such as 6GB, and stop with a report above it.",
-    ),
+    _FIT_ROWS,
+    _MEMORY_LIMIT,
 )
+CLASSIFIER_FIELDS: tuple[OptionField, ...] = (
+    OptionField(
+        "test_share",
+        ("test",),
+        "Test share",
+        "Of a classifier: the share of the rows that it is tested on (0.2).",
+    ),
+    OptionField(
+        "trees",
+        ("trees",),
+        "Trees",
+        "Of a classifier: of its forest; by default as many as its definition says, else 100.",
+    ),
+    _FIT_ROWS,
+    _MEMORY_LIMIT,
+)
+FIELDS_OF: dict[Kind, tuple[OptionField, ...]] = {
+    FRAUD: FRAUD_FIELDS,
+    CLASSIFIER: CLASSIFIER_FIELDS,
+}
+FIELDS: tuple[OptionField, ...] = (
+    *FRAUD_FIELDS,
+    *(field for field in CLASSIFIER_FIELDS if field not in FRAUD_FIELDS),
+)
+"""Those of every kind of models."""
 
 
-def read_options(given: Mapping[str, Any]) -> Options:
-    """The options from values by the names of `FIELDS`; None or an empty text is not given.
+def read_options(given: Mapping[str, Any], kind: str = FRAUD) -> AnyOptions:
+    """The options of a model of this kind from values by the names of `FIELDS`; None or an empty
+    text is not given.
 
     Raises:
-        RunRefused: a value is not one that it can have, or lacks another; `errors` names the field.
+        RunRefused: the kind does not have the option, a value is not one that it can have, or lacks
+            another; `errors` names the field.
     """
     values = {name: value for name, value in given.items() if value not in (None, "", ())}
+    _refuse_others(values, kind)
     _refuse_halves(values)
     data: dict[str, Any] = {}
-    for field in FIELDS:
+    for field in _fields(kind):
         if field.name not in values:
             continue
         place = data
@@ -145,29 +182,53 @@ def read_options(given: Mapping[str, Any]) -> Options:
         except ValueError as error:
             raise _refusal(field.name, str(error)) from None
     try:
-        return decode_options(data)
+        return decode_options_of(kind, data)
     except InvalidSpec as error:
-        raise _not_valid(error.detail, values) from None
+        raise _not_valid(error.detail, values, kind) from None
 
 
-def describe_options(options: Options) -> list[tuple[str, str]]:
+def describe_options(options: AnyOptions) -> list[tuple[str, str]]:
     """What was chosen, as pairs of words; what is the default is left out."""
     pairs = []
-    for field in FIELDS:
-        value, default = _at(options, field.path), _at(DEFAULTS, field.path)
+    defaults = type(options)()
+    for field in _fields(_kind(options)):
+        value, default = _at(options, field.path), _at(defaults, field.path)
         if value != default:
             pairs.append((field.label, _WRITERS.get(field.name, _plain)(value)))
     return pairs
 
 
-def written_options(options: Options) -> dict[str, Any]:
+def written_options(options: AnyOptions) -> dict[str, Any]:
     """The values that `read_options` would read as these, without what is the default."""
     values = {}
-    for field in FIELDS:
+    defaults = type(options)()
+    for field in _fields(_kind(options)):
         value = _at(options, field.path)
-        if value != _at(DEFAULTS, field.path):
+        if value != _at(defaults, field.path):
             values[field.name] = _REWRITERS.get(field.name, _same)(value)
     return values
+
+
+def _kind(options: AnyOptions) -> Kind:
+    return CLASSIFIER if isinstance(options, ClassifierOptions) else FRAUD
+
+
+def _fields(kind: str) -> tuple[OptionField, ...]:
+    return FIELDS_OF[CLASSIFIER if kind == CLASSIFIER else FRAUD]
+
+
+def _refuse_others(values: Mapping[str, Any], kind: str) -> None:
+    """Raise RunRefused, which names them all, for options that a model of this kind has not."""
+    known = [field.name for field in _fields(kind)]
+    others = [name for name in values if name not in known]
+    if not others:
+        return
+    has = "a classifier has" if kind == CLASSIFIER else "a fraud model has"
+    message = f"{has} no such option; it has {', '.join(_written(name) for name in known)}."
+    raise RunRefused(
+        f"{', '.join(map(_written, others))}: {message}",
+        [FieldError(name, message) for name in others],
+    )
 
 
 def _refuse_halves(values: Mapping[str, Any]) -> None:
@@ -197,11 +258,13 @@ def _written(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _not_valid(detail: str, values: Mapping[str, Any]) -> RunRefused:
-    """The refusal of what `spec.Options` did not take: in words, by the option that was given."""
+def _not_valid(detail: str, values: Mapping[str, Any], kind: str) -> RunRefused:
+    """The refusal of what `decode_options` did not take: in words, by the option that was given."""
     found = re.search(r"at `\$\.([a-z_.]+)", detail)
     path = tuple(found[1].split(".")) if found else ()
-    fields = [field for field in FIELDS if field.path[: len(path)] == path and field.name in values]
+    fields = [
+        field for field in _fields(kind) if field.path[: len(path)] == path and field.name in values
+    ]
     if not fields:
         return RunRefused(detail)
     name = fields[-1].name
@@ -210,7 +273,7 @@ def _not_valid(detail: str, values: Mapping[str, Any]) -> RunRefused:
     return _refusal(name, _TOGETHER[path[0]])
 
 
-def _at(options: Options, path: tuple[str, ...]) -> Any:
+def _at(options: AnyOptions, path: tuple[str, ...]) -> Any:
     value: Any = options
     for step in path:
         value = None if value is None else getattr(value, step)
@@ -255,10 +318,11 @@ _EXPECTED = {
     "without": "labels, balances, or both with a comma between",
     "search": "a number of configurations from 2 to 1,000",
     "budget": "a number of minutes above 0, up to 10,000",
-    **dict.fromkeys(("review_rate", "block_rate"), _SHARE),
+    **dict.fromkeys(("review_rate", "block_rate", "test_share"), _SHARE),
+    "trees": "a number of trees from 1 to 1,000",
     **dict.fromkeys(("cost_review", "cost_block_legit"), _PRICE),
     "fit_rows": "a number of rows from 1,000 on",
-    "memory_limit": "a size from 500MB on",
+    "memory_limit": "a size from 500MB on (of a classifier, from 300MB)",
 }
 """What a value of each option is, in words."""
 _TOGETHER = {

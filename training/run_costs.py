@@ -13,7 +13,6 @@ from training.budgets import budget_check
 from training.launchers import launcher_named
 from training.launchers.estimate import run_estimate
 from training.models import TrainingRun
-from training.pipeline.spec import decode_options
 
 logger = logging.getLogger(__name__)
 CLOCKS_AGREE = timedelta(minutes=2)
@@ -42,7 +41,7 @@ def run_outlook(run: TrainingRun, now: datetime) -> Outlook:
         run.resources,
         run.dataset,
         run.sample,
-        decode_options(run.options),
+        run.typed_options,
         model=run.model.name,
     )
     run.estimated_cost_usd = None if expected.usd is None else expected.usd.quantize(STORED)

@@ -25,7 +25,6 @@ from training.badges import state_badge
 from training.crontab import in_words, read_crontab
 from training.models import RetrainingSchedule, ScheduleEventKind, Then, TrainingRun
 from training.options import describe_options
-from training.pipeline.spec import decode_options
 from training.places import LAUNCHERS
 from training.schedule_form import ScheduleForm
 from training.schedules import ScheduleRefused
@@ -374,7 +373,7 @@ def _facts(schedule: RetrainingSchedule) -> list[tuple[str, str]]:
         ("Where it runs", f"{launcher}; {resources}" if resources else launcher),
         ("Rules", schedule.rule_set.name if schedule.rule_set else "Those that serve then"),
         ("Seed", str(schedule.seed)),
-        *describe_options(decode_options(schedule.options)),
+        *describe_options(schedule.typed_options),
         ("Made", f"{timezone.localtime(schedule.created_at):%Y-%m-%d %H:%M} "
                  f"by {schedule.created_by or 'nobody'}"),
     ]  # fmt: skip

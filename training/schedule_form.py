@@ -1,6 +1,6 @@
 """The form of a retraining schedule."""
 
-from typing import Any, NamedTuple
+from typing import Any
 from zoneinfo import available_timezones
 
 from django import forms
@@ -9,9 +9,10 @@ from django.conf import settings
 from deployments.models import RegisteredModel, RuleSet
 from engine.errors import FieldError, SentinelleError
 from training.forms import KINDS as OPTION_KINDS
+from training.forms import Group, grouped, kind_of, mark_kinds
 from training.models import Dataset, RetrainingSchedule, Then
 from training.options import DATES, FIELDS, OptionField, read_options, written_options
-from training.pipeline.spec import decode_options, encode_options
+from training.pipeline.spec import encode_options
 from training.places import LAUNCHERS, PLACE_FIELDS, PlaceField, read_place, written_place
 
 # A schedule's data moves on, so fixed dates make no sense of it.
@@ -29,13 +30,6 @@ GROUPS = (
 )
 # What a refusal of resources names, as the form does.
 WRITTEN_AS = {"resources": "launcher", **{place.resource: place.name for place in PLACE_FIELDS}}
-
-
-class Group(NamedTuple):
-    """Fields of the form under one heading."""
-
-    title: str
-    fields: list[forms.BoundField]
 
 
 class ScheduleForm(forms.Form):
@@ -109,6 +103,7 @@ class ScheduleForm(forms.Form):
             self.fields[option.name] = kind(
                 required=False, label=option.label, help_text=option.help
             )
+        mark_kinds(self.fields)
 
     @staticmethod
     def initial_of(schedule: RetrainingSchedule | None) -> dict[str, Any]:
@@ -122,12 +117,12 @@ class ScheduleForm(forms.Form):
             "dataset": schedule.dataset.name if schedule.dataset else None,
             "rules": schedule.rule_set.name if schedule.rule_set else None,
             **written_place(schedule.resources),
-            **written_options(decode_options(schedule.options)),
+            **written_options(schedule.typed_options),
         }
 
     def groups(self) -> list[Group]:
         """The fields under their headings."""
-        return [Group(title, [self[name] for name in names]) for title, names in GROUPS]
+        return grouped(self, GROUPS)
 
     def values(self) -> dict[str, Any]:
         """The fields of `RetrainingSchedule` from a valid form.
@@ -135,7 +130,9 @@ class ScheduleForm(forms.Form):
         Raises RunRefused for options and places that can't be.
         """
         given = self.cleaned_data
-        options = read_options({option.name: given[option.name] for option in OPTIONS})
+        options = read_options(
+            {option.name: given[option.name] for option in OPTIONS}, kind_of(given["model"])
+        )
         same = ("name", "model", "enabled", "crontab", "time_zone", "dataset", "days", "then")
         return {
             **{name: given[name] for name in same},

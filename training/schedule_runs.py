@@ -31,7 +31,7 @@ from training.models import (
     ScheduleEventKind,
     TrainingRun,
 )
-from training.pipeline.spec import decode_options
+from training.pipeline.spec import Options
 from training.schedules import note, send
 from training.snapshots import snapshot_create
 
@@ -117,7 +117,7 @@ def _start(
             model=schedule.model.name,
             rules=schedule.rule_set.name if schedule.rule_set else None,
             seed=schedule.seed,
-            options=decode_options(schedule.options),
+            options=schedule.typed_options,
             launcher=schedule.launcher,
             resources=schedule.resources,
             requested_by=schedule.requested_by or f"schedule {schedule.name}",
@@ -141,7 +141,8 @@ def _snapshot(schedule: RetrainingSchedule, due: datetime) -> Dataset:
     found = Dataset.objects.filter(name=name, preset=TRAFFIC)
     if made := found.first():
         return made
-    delay = decode_options(schedule.options).label_delay_us
+    options = schedule.typed_options
+    delay = options.label_delay_us if isinstance(options, Options) else None
     try:
         return snapshot_create(
             name=name,

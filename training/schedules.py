@@ -22,6 +22,7 @@ from training.models import (
     ScheduleEvent,
     ScheduleEventKind,
 )
+from training.services import refuse_other_data
 
 logger = logging.getLogger(__name__)
 TASK = "training.tasks.run_schedule"
@@ -143,6 +144,7 @@ def _faults(schedule: RetrainingSchedule) -> list[FieldError]:
     others = RetrainingSchedule.objects.filter(deleted_at=None).exclude(pk=schedule.pk)
     if others.filter(name=schedule.name).exists():
         faults.append(FieldError("name", NAME_TAKEN))
+    faults += _model_faults(schedule)
     if (schedule.dataset is None) == (schedule.days is None):
         faults.append(FieldError("days", "Give a number of days of traffic, or choose a data set."))
     try:
@@ -165,6 +167,27 @@ def _faults(schedule: RetrainingSchedule) -> list[FieldError]:
             for field, messages in invalid.message_dict.items()
             if field not in told
         ]
+    return faults
+
+
+def _model_faults(schedule: RetrainingSchedule) -> list[FieldError]:
+    """What its model can't be trained on or with."""
+    faults = []
+    if schedule.model.is_classifier and schedule.days is not None:
+        faults.append(
+            FieldError(
+                "days",
+                f"Recorded traffic is of transactions; “{schedule.model.name}” is a classifier: "
+                "choose a data set of its rows.",
+            )
+        )
+    if schedule.model.is_classifier and schedule.rule_set is not None:
+        faults.append(FieldError("rules", "A classifier is trained without rules."))
+    if schedule.dataset is not None:
+        try:
+            refuse_other_data(schedule.model, schedule.dataset)
+        except RunRefused as refusal:
+            faults += refusal.errors
     return faults
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from django.db.models import QuerySet
 
 from deployments.gcp.errors import CloudError
-from deployments.models import ModelVersion
+from deployments.models import Kind, ModelVersion, RegisteredModel
 from engine.errors import RunRefused
 from engine.store import PAGE_SECONDS, open_store
 from training.launchers import launcher_named
@@ -105,7 +105,8 @@ def runs_running() -> int:
 
 
 def next_version(model_name: str) -> str:
-    """The minor version after the highest that is registered or was tried; 1.0.0 at first."""
+    """The minor version after the highest that is registered or was tried, of a classifier the
+    patch version; 1.0.0 at first."""
     tried = [
         *ModelVersion.objects.filter(model__name=model_name).values_list("version", flat=True),
         *TrainingRun.objects.filter(model__name=model_name).values_list("version", flat=True),
@@ -113,5 +114,7 @@ def next_version(model_name: str) -> str:
     numbers = [tuple(map(int, version.split("-")[0].split("."))) for version in tried]
     if not numbers:
         return "1.0.0"
-    major, minor, _ = max(numbers)
+    major, minor, patch = max(numbers)
+    if RegisteredModel.objects.filter(name=model_name, kind=Kind.CLASSIFIER).exists():
+        return f"{major}.{minor}.{patch + 1}"
     return f"{major}.{minor + 1}.0"

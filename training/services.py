@@ -16,6 +16,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from deployments.models import ModelVersion, RegisteredModel, RuleSet
+from engine.classifier.definition import read_definition
 from engine.errors import FieldError, RunConflict, RunRefused
 from training import messages, transitions
 from training.launchers import launcher_named
@@ -23,7 +24,7 @@ from training.launchers.choose import AUTO, choose
 from training.launchers.resources import resources_for
 from training.models import ACTIVE, Dataset, RetrainingSchedule, RunState, Then, TrainingRun
 from training.pipeline.durations import parse_duration
-from training.pipeline.spec import Options, decode_options, encode_options
+from training.pipeline.spec import AnyOptions, ClassifierOptions, Options, encode_options
 from training.run_costs import run_outlook
 from training.validation import checked
 
@@ -45,7 +46,7 @@ def run_create(
     rules: str | None = None,
     sample: int | None = None,
     seed: int = 0,
-    options: Options | None = None,
+    options: AnyOptions | None = None,
     launcher: str = "local",
     resources: Mapping[str, Any] | None = None,
     requested_by: str = "",
@@ -55,9 +56,11 @@ def run_create(
     """Create a queued run, and send its message once the transaction commits.
 
     Args:
-        dataset, model, rules: names. No `rules` means those that serve for the model.
-        sample: only the most recent rows; the version can then not be promoted.
-        options: everything else; without a label delay, that of the data set.
+        dataset, model, rules: names. No `rules` means those that serve for the model; a classifier
+            has none.
+        sample: only the most recent rows, of a classifier the first; the version can then not be
+            promoted.
+        options: everything else, of the model's kind; without a label delay, that of the data set.
         launcher: where it executes: local, cloud-run, vm, or auto for whichever suits best.
         resources: of that place, over its settings (`launchers/resources.py`).
         schedule: the one that makes it.
@@ -70,6 +73,8 @@ def run_create(
     now = timezone.now()
     registered = _named(RegisteredModel, "model", "model", model)
     data: Dataset = _named(Dataset, "dataset", "data set", dataset)
+    refuse_other_data(registered, data)
+    options = _options(registered, data, options)
     reason = ""
     if launcher == AUTO:
         rows = min(sample or data.rows, data.rows)
@@ -83,7 +88,7 @@ def run_create(
         rule_set=_rule_set(registered, rules),
         sample=sample,
         seed=seed,
-        options=encode_options(_with_label_delay(options or Options(), data)),
+        options=encode_options(options),
         launcher=launcher,
         launcher_reason=reason,
         resources=_resources(launcher, resources),
@@ -138,7 +143,7 @@ def run_restart(
         rules=run.rules_name or None,
         sample=run.sample,
         seed=run.seed,
-        options=decode_options(run.options),
+        options=run.typed_options,
         launcher=run.launcher,
         resources=run.resources,
         requested_by=requested_by,
@@ -160,6 +165,47 @@ def _resources(launcher: str, given: Mapping[str, Any] | None) -> dict[str, Any]
     return {name: value for name, value in resources.items() if value is not None}
 
 
+def refuse_other_data(model: RegisteredModel, dataset: Dataset) -> None:
+    """Raise RunRefused for a data set that the model can't be trained on."""
+    message = _other_data(model, dataset)
+    if message:
+        raise RunRefused(message, [FieldError("dataset", message)])
+
+
+def _other_data(model: RegisteredModel, dataset: Dataset) -> str:
+    if dataset.model_id != (model.pk if model.is_classifier else None):
+        held = "transactions"
+        if dataset.model is not None:
+            held = f"rows of “{dataset.model.name}”"
+        wanted = (
+            f"rows of its own: manage.py import_dataset NAME FILE --model {model.name}"
+            if model.is_classifier
+            else "transactions: manage.py import_dataset NAME FILE"
+        )
+        return f"“{dataset.name}” holds {held}, and “{model.name}” is trained on {wanted}"
+    if not model.is_classifier:
+        return ""
+    imported_by = dataset.summary.get("definition_fingerprint")
+    if imported_by in (None, read_definition(model.definition).fingerprint):
+        return ""
+    return (
+        f"“{dataset.name}” was imported when “{model.name}” had other inputs or classes: import "
+        f"the rows again, with manage.py import_dataset NAME FILE --model {model.name}"
+    )
+
+
+def _options(model: RegisteredModel, dataset: Dataset, given: AnyOptions | None) -> AnyOptions:
+    """Those of the model's kind; raises RunRefused for another's."""
+    kind = ClassifierOptions if model.is_classifier else Options
+    options = given if given is not None else kind()
+    if not isinstance(options, kind):
+        message = f"These are not the options of a {model.get_kind_display().lower()} model."
+        raise RunRefused(message, [FieldError("options", message)])
+    if isinstance(options, ClassifierOptions):
+        return options
+    return _with_label_delay(options, dataset)
+
+
 def _with_label_delay(options: Options, dataset: Dataset) -> Options:
     """The options with the label delay that the data set says, where they have none."""
     written = dataset.summary.get("label_delay")
@@ -178,7 +224,12 @@ def _named(kind: type[models.Model], field: str, words: str, name: str) -> Any:
     raise RunRefused(message, [FieldError(field, message)])
 
 
-def _rule_set(model: RegisteredModel, name: str | None) -> RuleSet:
+def _rule_set(model: RegisteredModel, name: str | None) -> RuleSet | None:
+    if model.is_classifier:
+        if name is None:
+            return None
+        message = f"“{model.name}” is a classifier: it is trained without rules."
+        raise RunRefused(message, [FieldError("rules", message)])
     if name is not None:
         named: RuleSet = _named(RuleSet, "rules", "rule set", name)
         return named

@@ -23,7 +23,7 @@ from training.launchers.resources import (
     about_time,
     resources_for,
 )
-from training.pipeline.spec import Options
+from training.pipeline.spec import AnyOptions
 
 __all__ = ["AUTO", "Choice", "choose", "run_estimate"]
 
@@ -57,7 +57,7 @@ class Option(NamedTuple):
 
 def choose(
     rows: int,
-    options: Options | None = None,
+    options: AnyOptions | None = None,
     *,
     model: str = settings.MODEL_NAME,
     given: Mapping[str, Any] | None = None,

@@ -20,6 +20,7 @@ from django.db.models.functions import Coalesce, Least
 from deployments.costs import about_dollars, estimate
 from deployments.gcp.limits import machine_types
 from engine.errors import RunRefused
+from engine.kinds import CLASSIFIER, FRAUD, Kind
 from training.launchers.resources import (
     CloudRunResources,
     LocalResources,
@@ -28,10 +29,13 @@ from training.launchers.resources import (
     read_resources,
 )
 from training.models import Dataset, RunState, TrainingRun
-from training.pipeline.spec import Options, decode_options
+from training.pipeline.spec import AnyOptions, ClassifierOptions, Options, decode_options_of
 
 # Rows, seconds and MB of whole runs with 2 cores.
-MEASURED = ((100_000, 15.0, 660), (1_000_000, 125.0, 1_881), (6_400_000, 468.0, 4_392))
+MEASURED: dict[Kind, tuple[tuple[int, float, int], ...]] = {
+    FRAUD: ((100_000, 15.0, 660), (1_000_000, 125.0, 1_881), (6_400_000, 468.0, 4_392)),
+    CLASSIFIER: ((10_000, 4.0, 260), (100_000, 12.0, 320), (1_000_000, 90.0, 700)),
+}
 # How much of the work several cores share: taken, not measured, and rather too little.
 PARALLEL = 0.5
 # The fits of the supervised model are about this much of a run; a round of a search costs as much.
@@ -73,7 +77,7 @@ def run_estimate(
     resources: Resources | Mapping[str, Any],
     dataset: Dataset,
     sample: int | None = None,
-    options: Options | None = None,
+    options: AnyOptions | None = None,
     *,
     model: str = settings.MODEL_NAME,
 ) -> Estimate:
@@ -86,7 +90,7 @@ def estimate_rows(
     launcher: str,
     resources: Resources | Mapping[str, Any],
     rows: int,
-    options: Options | None = None,
+    options: AnyOptions | None = None,
     *,
     model: str = settings.MODEL_NAME,
     here: Machine | None = None,
@@ -95,11 +99,12 @@ def estimate_rows(
     if isinstance(resources, Mapping):
         resources = read_resources(launcher, resources)
     options = options or Options()
+    kind = _kind(options)
     place = machine_of(resources, here or this_machine())
-    slower, larger, runs = _experience(launcher, model, rows)
+    slower, larger, runs = _experience(launcher, model, kind, rows)
     work = slower * _expected_seconds(rows, place.cores, options)
     seconds = round(work + _startup(launcher, place))
-    memory_mb = _within_limit(round(larger * expected_memory_mb(rows)), options)
+    memory_mb = _within_limit(round(larger * expected_memory_mb(rows, kind)), options)
     cost = estimate(launcher, msgspec.to_builtins(resources), seconds)
     known = f"{runs} earlier runs like it" if runs > 1 else "one earlier run like it"
     words = (
@@ -130,23 +135,27 @@ def this_machine() -> Machine:
     return Machine(cores, min(free, default=None))
 
 
-def expected_memory_mb(rows: int) -> int:
+def expected_memory_mb(rows: int, kind: Kind = FRAUD) -> int:
     """Peak memory of a run on so many rows, as measured."""
-    return round(_on_curve(rows, 2))
+    return round(_on_curve(rows, kind, 2))
 
 
-def _expected_seconds(rows: int, cores: float | None, options: Options) -> float:
+def _kind(options: AnyOptions) -> Kind:
+    return CLASSIFIER if isinstance(options, ClassifierOptions) else FRAUD
+
+
+def _expected_seconds(rows: int, cores: float | None, options: AnyOptions) -> float:
     """Of the program alone, as measured, with `cores` (2 where they are not known)."""
-    seconds = _on_curve(rows, 1) * _slowness(2 if cores is None else cores)
-    if options.search is None:
+    seconds = _on_curve(rows, _kind(options), 1) * _slowness(2 if cores is None else cores)
+    if isinstance(options, ClassifierOptions) or options.search is None:
         return seconds
     rounds = 1 + math.floor(math.log(options.search.configurations, 3))
     return seconds + min(rounds * FIT_SHARE * seconds, options.search.minutes * 60)
 
 
-def _on_curve(rows: int, column: int) -> float:
+def _on_curve(rows: int, kind: Kind, column: int) -> float:
     """Between what was measured, and beyond it, in straight lines."""
-    pairs = list(pairwise(MEASURED))
+    pairs = list(pairwise(MEASURED[kind]))
     low, high = next((pair for pair in pairs if rows <= pair[1][0]), pairs[-1])
     slope = (high[column] - low[column]) / (high[0] - low[0])
     return low[column] + slope * (rows - low[0])
@@ -163,7 +172,7 @@ def _startup(launcher: str, place: Machine) -> float:
     return STARTUP_SECONDS[launcher] / share
 
 
-def _experience(launcher: str, model: str, rows: int) -> tuple[float, float, int]:
+def _experience(launcher: str, model: str, kind: Kind, rows: int) -> tuple[float, float, int]:
     """How the latest runs of a like size compare with what was measured: the medians of time and
     memory, and of how many runs."""
     trained = Least(Coalesce("sample", "dataset__rows"), "dataset__rows")
@@ -178,10 +187,11 @@ def _experience(launcher: str, model: str, rows: int) -> tuple[float, float, int
     times, sizes = [], []
     for run in alike.order_by("-finished_at").values(*kept)[:RECENT]:
         cores = _cores(launcher, run["resources"])
-        expected = _expected_seconds(run["trained"], cores, decode_options(run["options"]))
+        options = decode_options_of(kind, run["options"])
+        expected = _expected_seconds(run["trained"], cores, options)
         times.append(sum(run["report__timings"].values()) / expected)
         peak = run["report__peak_memory_mb"]
-        sizes.append(peak / expected_memory_mb(run["trained"]) if peak else 1.0)
+        sizes.append(peak / expected_memory_mb(run["trained"], kind) if peak else 1.0)
     if not times:
         return 1.0, 1.0, 0
     return median(times), median(sizes), len(times)
@@ -195,7 +205,7 @@ def _cores(launcher: str, resources: Mapping[str, Any]) -> float | None:
         return None
 
 
-def _within_limit(memory_mb: int, options: Options) -> int:
+def _within_limit(memory_mb: int, options: AnyOptions) -> int:
     """A run with a memory limit plans for that."""
     return min(memory_mb, options.memory_limit_mb or memory_mb)
 
