@@ -8,8 +8,8 @@ from typing import NamedTuple
 from django.conf import settings
 
 from deployments.gcp import machines
-from deployments.gcp.builds import build_step, image_name, source
-from deployments.gcp.grants import ARTIFACTS, BUILDS, DATA, TRAINING, Names
+from deployments.gcp.builds import build_step, image_name, source, source_upload
+from deployments.gcp.grants import ARTIFACTS, DATA, TRAINING, Names
 from deployments.gcp.rest import Body, Hidden, Request
 from deployments.gcp.run_jobs import JobSpec
 from deployments.gcp.setup import Change, Step, as_json, job_steps, plan
@@ -96,10 +96,7 @@ def image_step(names: Names) -> tuple[str, Step]:
 
 def upload_source(names: Names) -> None:
     """Put what the image is made of into the bucket. Raises StoreUnavailable."""
-    made_of = source()
-    store = open_store(f"gs://{names.bucket}/{BUILDS}")
-    if not store.exists(made_of.name):
-        store.create_if_absent(made_of.name, made_of.archive)
+    source_upload(names, source())
 
 
 def files_to_upload(paths: Sequence[Path]) -> list[Upload]:

@@ -7,14 +7,16 @@ import gzip
 import hashlib
 import io
 import tarfile
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from deployments.gcp.errors import CloudError
+from deployments.gcp.errors import CloudError, missing_accepted
 from deployments.gcp.grants import BUILD, BUILDS, Names
-from deployments.gcp.rest import Body, Request
+from deployments.gcp.rest import Body, Request, send
 from deployments.gcp.setup import Change, Step
+from engine.store import open_store
 
 BASE_DIR = Path(__file__).resolve().parent.parent.parent
 BUILDER = "gcr.io/cloud-builders/docker"
@@ -81,18 +83,23 @@ def image_name(names: Names, made_of: Source) -> str:
     return f"{names.image}:{made_of.digest[:TAG]}"
 
 
-def build_step(names: Names, made_of: Source) -> Step:
-    """Build the image and push it, unless it is there. Its source is in the bucket already."""
+def build_body(names: Names, made_of: Source, tags: Sequence[str] = ()) -> dict[str, Any]:
+    """Cloud Build's message: the image of a source that is in the bucket already."""
     image = image_name(names, made_of)
-    tag = f"packages/sentinelle/tags/{made_of.digest[:TAG]}"
-    body = {
+    return {
         "source": {"storageSource": {"bucket": names.bucket, "object": f"{BUILDS}/{made_of.name}"}},
         "steps": [{"name": BUILDER, "args": ["build", "--tag", image, "."]}],
         "images": [image],
         "timeout": f"{BUILD_SECONDS}s",
         "serviceAccount": f"projects/{names.project}/serviceAccounts/{names.account(BUILD)}",
         "options": {"logging": "CLOUD_LOGGING_ONLY"},
+        **({"tags": list(tags)} if tags else {}),
     }
+
+
+def build_step(names: Names, made_of: Source) -> Step:
+    """Build the image and push it, unless it is there. Its source is in the bucket already."""
+    body = build_body(names, made_of)
 
     def fix(found: Body | None) -> Change | None:
         if found is not None:
@@ -101,7 +108,74 @@ def build_step(names: Names, made_of: Source) -> Step:
         request = Request("POST", "cloudbuild", path, body, "v1", takes=BUILD_SECONDS)
         return Change("built", request)
 
-    look = Request(
-        "GET", "artifactregistry", f"v1/{names.parent}/repositories/{names.repository}/{tag}"
+    title = f"image {image_name(names, made_of)}"
+    return Step(title, "built by Cloud Build, some minutes", _look(names, made_of), fix)
+
+
+def source_upload(names: Names, made_of: Source) -> None:
+    """Put what the image is made of into the bucket. Raises StoreUnavailable."""
+    store = open_store(f"gs://{names.bucket}/{BUILDS}")
+    if not store.exists(made_of.name):
+        store.create_if_absent(made_of.name, made_of.archive)
+
+
+# --- A build that is not waited for ---------------------------------------------------------
+
+
+class BuildInfo(NamedTuple):
+    """A build as it is."""
+
+    id: str
+    status: str
+    """Cloud Build's word: QUEUED, WORKING, SUCCESS, FAILURE, TIMEOUT, CANCELLED…"""
+    detail: str
+    log_url: str
+
+    @property
+    def has_ended(self) -> bool:
+        return self.status not in ("STATUS_UNKNOWN", "PENDING", "QUEUED", "WORKING")
+
+
+def image_is_there(names: Names, made_of: Source) -> bool:
+    """Whether the image was built and pushed before. Raises CloudError."""
+    with missing_accepted():
+        send(_look(names, made_of), f"Looking for the image {image_name(names, made_of)}")
+        return True
+    return False
+
+
+def build_start(names: Names, made_of: Source, mark: str) -> str:
+    """Begin a build that `build_find` finds by its mark; its id. Raises CloudError."""
+    body = build_body(names, made_of, [mark])
+    request = Request("POST", "cloudbuild", f"v1/{names.parent}/builds", body)
+    answer = send(request, "Starting a build")
+    return str(answer["metadata"]["build"]["id"])
+
+
+def build_find(names: Names, mark: str) -> BuildInfo | None:
+    """The newest build with that mark, among the last fifty of the region. Raises CloudError."""
+    path = f"v1/{names.parent}/builds?pageSize=50"
+    found = send(Request("GET", "cloudbuild", path), "Listing the builds").get("builds", ())
+    return next((_build(one) for one in found if mark in one.get("tags", ())), None)
+
+
+def build_get(names: Names, build: str) -> BuildInfo:
+    """A build by its id. Raises CloudError."""
+    path = f"v1/{names.parent}/builds/{build}"
+    return _build(send(Request("GET", "cloudbuild", path), f"Looking at the build {build}"))
+
+
+def _build(found: Body) -> BuildInfo:
+    failure = found.get("failureInfo", {}).get("detail", "")
+    return BuildInfo(
+        id=found["id"],
+        status=found.get("status", "STATUS_UNKNOWN"),
+        detail=failure or found.get("statusDetail", ""),
+        log_url=found.get("logUrl", ""),
     )
-    return Step(f"image {image}", "built by Cloud Build, some minutes", look, fix)
+
+
+def _look(names: Names, made_of: Source) -> Request:
+    tag = f"packages/sentinelle/tags/{made_of.digest[:TAG]}"
+    path = f"v1/{names.parent}/repositories/{names.repository}/{tag}"
+    return Request("GET", "artifactregistry", path)

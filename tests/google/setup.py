@@ -74,6 +74,8 @@ class ProjectApi:
         self.build_fails = ""
         """What Cloud Build says instead of building."""
         self._tags: set[str] = set()
+        self._ended: dict[str, dict[str, str]] = {}
+        self._looks: dict[str, int] = {}
         self._operations: dict[str, dict[str, Any]] = {}
         self._numbers = itertools.count(1)
         repository = REGIONAL + r"/repositories/(?P<name>[^/:]+)"
@@ -104,6 +106,8 @@ class ProjectApi:
             ("POST", account + ":getIamPolicy", self._policy),
             ("POST", PROJECT + ":getIamPolicy", self._policy),
             ("POST", REGIONAL + "/builds", self._build),
+            ("GET", REGIONAL + "/builds", self._list_builds),
+            ("GET", REGIONAL + "/builds/(?P<id>[^/]+)", self._get_build),
             ("GET", repository + "/packages/[^/]+/tags/(?P<tag>[^/]+)", self._tag),
             *(("POST", place + ":setIamPolicy", self._set_policy)
               for place in (repository, secret, account, PROJECT)),
@@ -290,12 +294,32 @@ class ProjectApi:
 
     def _build(self, call: Call) -> Any:
         self._needs("cloudbuild")
-        self.builds.append(_checked("build", call))
+        build = _checked("build", call)
+        self.builds.append(build)
         error = {"code": 9, "message": self.build_fails} if self.build_fails else None
         if not error:
-            self._tags |= {image.rpartition(":")[2] for image in self.builds[-1]["images"]}
+            self._tags |= {image.rpartition(":")[2] for image in build["images"]}
         parent = call.match.group(0).removeprefix("/v1/").removesuffix("builds")
-        return self._begin(parent, lambda: None, error)
+        operation = self._begin(parent, lambda: None, error)
+        end = {"status": "FAILURE", "statusDetail": self.build_fails}
+        self._ended[f"build-{len(self.builds)}"] = end if error else {"status": "SUCCESS"}
+        return operation | {"metadata": {"build": {"id": f"build-{len(self.builds)}"}}}
+
+    def _list_builds(self, call: Call) -> Any:
+        return {"builds": [self._shown(f"build-{at + 1}") for at in range(len(self.builds))][::-1]}
+
+    def _get_build(self, call: Call) -> Any:
+        name = call.match["id"]
+        if name not in self._ended:
+            raise Refusal("NOT_FOUND", "Requested entity was not found.")
+        self._looks[name] = self._looks.get(name, 0) + 1
+        return self._shown(name)
+
+    def _shown(self, name: str) -> dict[str, Any]:
+        has_ended = self._looks.get(name, 0) >= OPERATIONS_TAKE
+        now = self._ended[name] if has_ended else {"status": "WORKING"}
+        build = self.builds[int(name.removeprefix("build-")) - 1]
+        return {"id": name, "tags": build.get("tags", []), "images": build["images"], **now}
 
 
 def _add(things: dict[str, dict[str, Any]], name: str, thing: dict[str, Any]) -> None:
