@@ -8,6 +8,10 @@ from celery import current_app
 from django.db import transaction
 from kombu.exceptions import OperationalError as BrokerError
 
+from deployments.messages import send_task
+
+__all__ = ["AFTER_RUN", "RUN_TRAIN", "STEP_RUN", "send", "send_on_commit", "send_task"]
+
 logger = logging.getLogger(__name__)
 # For a run that its worker stays with, in the queue of long tasks; any other is taken in steps.
 RUN_TRAIN = "training.tasks.run_train"
@@ -21,14 +25,6 @@ def send(task: str, run_id: uuid.UUID, **options: Any) -> None:
         current_app.send_task(task, kwargs={"run_id": str(run_id)}, **options)
     except BrokerError as error:
         logger.warning("The message of run %s could not be sent yet: %s", run_id, error)
-
-
-def send_task(task: str, *, expires: float | None = None, **arguments: Any) -> None:
-    """Send any message, likewise."""
-    try:
-        current_app.send_task(task, kwargs=arguments, expires=expires)
-    except BrokerError as error:
-        logger.warning("The message %s %s could not be sent yet: %s", task, arguments, error)
 
 
 def send_on_commit(task: str, run_id: uuid.UUID) -> None:
