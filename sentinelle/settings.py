@@ -102,6 +102,20 @@ TRAINING_SERVICE_ACCOUNT = env_str("TRAINING_SERVICE_ACCOUNT")
 TRAINING_VM = env_str("TRAINING_VM", "ml-training-vm")
 TRAINING_VM_ZONE = env_str("TRAINING_VM_ZONE", "us-central1-a")
 TRAINING_VM_TYPE = env_str("TRAINING_VM_TYPE", "e2-micro")
+# The engine on Cloud Run: its database, its account and its network (docs/rollouts.md).
+CLOUD_SQL_INSTANCE = env_str("CLOUD_SQL_INSTANCE")
+if CLOUD_SQL_INSTANCE and not re.fullmatch(
+    r"[a-z0-9.:-]+:[a-z0-9-]+:[a-z0-9-]+", CLOUD_SQL_INSTANCE
+):
+    raise ImproperlyConfigured(
+        f"CLOUD_SQL_INSTANCE is {CLOUD_SQL_INSTANCE!r}; expected PROJECT:REGION:INSTANCE."
+    )
+ENGINE_SERVICE_ACCOUNT = env_str("ENGINE_SERVICE_ACCOUNT")
+ENGINE_NETWORK = env_str("ENGINE_NETWORK")
+ROLLOUT_POLL_SECONDS = 3.0
+# How long a new revision is asked until it decides, and how long Google is asked that is silent.
+ROLLOUT_PROBE_SECONDS = 240
+ROLLOUT_PATIENCE_SECONDS = 900
 # Another table of prices than deployments/prices.toml.
 PRICES_FILE = env_str("PRICES_FILE")
 # What training may cost in a calendar month, in US dollars.
@@ -311,6 +325,11 @@ CELERY_BEAT_SCHEDULE = {
         "task": "training.tasks.recover_uploads",
         "schedule": 15.0,
         "options": {"expire_seconds": 15},
+    },
+    "step-due-deployments": {
+        "task": "deployments.tasks.step_due_deployments",
+        "schedule": 5.0,
+        "options": {"expire_seconds": 5},
     },
     "step-due-runs": {
         "task": "training.tasks.step_due_runs",

@@ -70,7 +70,7 @@ def deployment_change(
 ) -> bool:
     """Write what a step has found, with a line of the timeline; False when it is lost."""
     with transaction.atomic():
-        if _held(deployment.pk, worker).update(**changes) != 1:
+        if _held(deployment.pk, worker).update(claimed_by=worker, **changes) != 1:
             return False
         if note:
             transitions.note(deployment.pk, note, by=worker, now=now)
@@ -98,6 +98,27 @@ def deployment_reachable(deployment: Deployment, *, worker: str, now: datetime) 
     with transaction.atomic():
         if away.update(unreachable_since=None, message=""):
             transitions.note(deployment.pk, "It answers again.", by=worker, now=now)
+
+
+# --- A deployment that serves, whose traffic somebody moves ----------------------------------
+
+
+def live_take(row: Deployment, *, worker: str, now: datetime) -> bool:
+    """Take a deployment that has traffic; False when another moves it just now."""
+    free = Q(lease_until=None) | Q(lease_until__lt=now)
+    taken = Deployment.objects.filter(free, pk=row.pk, state=row.state)
+    return taken.update(claimed_by=worker, lease_until=_lease(now)) == 1
+
+
+def live_renew(row: Deployment, *, worker: str, now: datetime) -> bool:
+    """Renew that lease."""
+    held = Deployment.objects.filter(pk=row.pk, claimed_by=worker)
+    return held.update(lease_until=_lease(now)) == 1
+
+
+def live_let_go(row: Deployment, *, worker: str) -> None:
+    """Let it go."""
+    Deployment.objects.filter(pk=row.pk, claimed_by=worker).update(lease_until=None)
 
 
 def _held(deployment_id: uuid.UUID, worker: str) -> QuerySet[Deployment]:

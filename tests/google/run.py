@@ -100,7 +100,7 @@ class Task:
                 return ""
             try:
                 self.container = Container(
-                    [*box.command, *box.args],
+                    self._api.program or [*box.command, *box.args],
                     own | platform,
                     lambda line: self._api.log(self.execution, line, "stdout"),
                 )
@@ -147,6 +147,8 @@ class RunApi:
         """The images that exist; None: all."""
         self.list_lag = 0
         """How often a list is read before it has a new execution."""
+        self.program: list[str] = []
+        """What runs instead of an image's command."""
         self.start_seconds = 0.0
         self.grace = 5.0
         self.google: GoogleServer | None = None

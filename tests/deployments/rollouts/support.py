@@ -1,13 +1,59 @@
 """Rollouts for the tests."""
 
 import uuid
+from collections import Counter
 from typing import Any
 
+import requests
 from django.utils import timezone
 
+from deployments.gcp.run_services import service_describe
+from deployments.gcp.services import ServiceName
 from deployments.models import CloudService, Deployment, ModelVersion
-from deployments.rollouts import transitions
+from deployments.rollouts import driver, services, transitions
 from tests.google.runs import PROJECT, REGION
+
+
+class Cloud:
+    """The local Google of the fixture `cloud`."""
+
+    def __init__(self, services: Any, project: Any) -> None:
+        self.services, self.project, self.run = services, project, services.run
+        self.google = services.google
+        self.versions: dict[str, ModelVersion] = {}
+
+    def start(self, version: str, **more: Any) -> Deployment:
+        """A rollout of a version to “engine” that a command is to take through its steps."""
+        asked = {"image": "image:1", "is_attended": True, "requested_by": "ann", **more}
+        return services.rollout_start(
+            service="engine", project=PROJECT, region=REGION, version=version, **asked
+        ).deployment
+
+    def drive(self, deployment: Deployment) -> Deployment:
+        """Take every step."""
+        ended = driver.deployment_drive(deployment.pk, worker="test", tell=lambda _: None)
+        assert ended is not None
+        return ended
+
+    def deploy(self, version: str, **more: Any) -> Deployment:
+        """A whole rollout."""
+        return self.drive(self.start(version, **more))
+
+    def versions_that_answer(self, calls: int) -> dict[str, int]:
+        """How many of so many callers of the service each version has answered."""
+        self.services.serving.is_open = True
+        url = CloudService.objects.get(name="engine", deleted_at=None).url
+        found = Counter(
+            requests.get(f"{url}/health", timeout=30).json()["model_version"].removeprefix("v")
+            for _ in range(calls)
+        )
+        self.services.serving.is_open = False
+        return dict(found)
+
+    def shares(self) -> dict[str, int]:
+        """The shares of the traffic at Google, by tag; what has none with 0."""
+        found = service_describe(ServiceName(PROJECT, REGION, "engine"))
+        return {one.tag: one.percent for one in found.traffic}
 
 
 def make_service(name: str = "engine", **fields: Any) -> CloudService:
