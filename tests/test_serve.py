@@ -6,6 +6,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from collections import namedtuple
 from pathlib import Path
 
@@ -119,3 +120,49 @@ def test_the_supervisor_understands_a_path_with_spaces(tmp_path: Path) -> None:
     programs = {group.name: group.process_configs[0] for group in options.process_group_configs}
     assert list(programs) == ["valkey", "web", "worker", "trainer", "beat"]
     assert str(home.valkey_socket) in programs["valkey"].command
+
+
+def test_only_what_runs_in_a_container_is_taken(tmp_path: Path) -> None:
+    result = start(tmp_path / "home", "--only", "worker,web")
+    assert "--only takes worker, trainer, beat, separated by commas; not ['web']" in result.stderr
+    elsewhere = {"SECRET_KEY": "k" * 50, "DATABASE_URL": "postgresql://me@host/name"}
+    result = start(tmp_path / "home", "--only", "worker", **elsewhere)
+    assert "REDIS_URL is not set" in result.stderr
+    assert not (tmp_path / "home").exists()
+
+
+def test_the_background_of_a_container_works_and_ends_in_time(tmp_path: Path) -> None:
+    """No home is made, what it logs is the container's output, and it ends within 10 s."""
+    environment = {name: os.environ[name] for name in ("PATH", "NUMBA_CACHE_DIR", "REDIS_URL")}
+    environment |= {
+        "SECRET_KEY": "k" * 50,
+        "SENTINELLE_HOME": str(tmp_path / "home"),
+        "DATABASE_URL": f"sqlite:///{tmp_path}/db.sqlite3",
+        "TRAINING_CONCURRENCY": "1",
+    }
+    migrate = [sys.executable, "manage.py", "migrate", "--verbosity", "0"]
+    subprocess.run(migrate, env=environment, cwd=ROOT, check=True, timeout=60)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sentinelle.serve", "--only", "worker,trainer,beat"],
+        env=environment,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    seen = ""
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            seen += line
+            if seen.count(" ready.") == 2 and "Task training.tasks.step_due_runs" in seen:
+                break
+        began = time.monotonic()
+        process.terminate()
+        process.communicate(timeout=20)
+        took = time.monotonic() - began
+    finally:
+        process.kill()
+    assert took < 10, f"{took:.1f} s"
+    assert process.returncode == 0
+    assert not (tmp_path / "home" / "secret_key").exists()
