@@ -5,6 +5,7 @@ and never subtracted: they belong to a billing account, of which we see only our
 """
 
 import datetime
+import re
 import tomllib
 from collections.abc import Mapping
 from decimal import ROUND_CEILING, Decimal
@@ -115,14 +116,55 @@ class StoragePrices(_Table, frozen=True):
     thousand_reads: Decimal
 
 
+class AlwaysOnPrices(_Table, frozen=True):
+    """An instance of Cloud Run that is there all day: of a worker pool, or of a service that is
+    charged by instance."""
+
+    source: str
+    date: datetime.date
+    region: str
+    worker_vcpu_second: Decimal
+    worker_gib_second: Decimal
+    instance_vcpu_second: Decimal
+    instance_gib_second: Decimal
+
+
+class CloudSqlPrices(_Table, frozen=True):
+    source: str
+    date: datetime.date
+    region: str
+    vcpu_hour: Decimal
+    gb_hour: Decimal
+    disk_gb_month: Decimal
+    shared: dict[str, Decimal]
+    """An hour of a machine type that shares its core."""
+
+    def hour(self, tier: str) -> Decimal | None:
+        """What an hour of a machine type costs; None when that is not known."""
+        custom = re.fullmatch(r"db-custom-(\d+)-(\d+)", tier)
+        if custom is None:
+            return self.shared.get(tier)
+        return int(custom[1]) * self.vcpu_hour + gibibytes(int(custom[2])) * self.gb_hour
+
+
+class MemorystorePrices(_Table, frozen=True):
+    source: str
+    date: datetime.date
+    region: str
+    gib_hour: Decimal
+
+
 class Prices(_Table, frozen=True):
-    """The whole file."""
+    """The whole file. What stands all day came later: a file of PRICES_FILE may lack it."""
 
     date: datetime.date
     euro: Euro
     cloud_run: CloudRunPrices
     vm: VmPrices
     storage: StoragePrices
+    always_on: AlwaysOnPrices | None = None
+    cloud_sql: CloudSqlPrices | None = None
+    memorystore: MemorystorePrices | None = None
 
     def euros(self, usd: Decimal) -> Decimal:
         return usd / self.euro.usd_per_eur

@@ -9,10 +9,12 @@ from django.conf import settings
 
 from deployments.gcp import machines
 from deployments.gcp.builds import build_step, image_name, source, source_upload
+from deployments.gcp.control_data import data_steps
 from deployments.gcp.grants import ARTIFACTS, DATA, TRAINING, Names
 from deployments.gcp.rest import Body, Hidden, Request
 from deployments.gcp.run_jobs import JobSpec
 from deployments.gcp.setup import Change, Step, as_json, job_steps, plan
+from deployments.standing import Size
 from engine.errors import InvalidDataset, RunRefused
 from engine.store import open_store
 from training.launchers.resources import JOB_SIZE, VmResources, describe_resources, resources_for
@@ -34,12 +36,16 @@ class Upload(NamedTuple):
     size: int
 
 
-def setup_steps(names: Names, image: str = "", version: str = "") -> list[Step]:
-    """Every step from an empty project to a job that can be executed.
+def setup_steps(
+    names: Names, image: str = "", version: str = "", keep: Size | None = None
+) -> list[Step]:
+    """Every step from an empty project to a job that can be executed; with `names.database`, also
+    where a control plane keeps things.
 
     Args:
         image: the job's; one that is there keeps its own without it.
         version: the job's VERSION; each run gives its own.
+        keep: the size of what a control plane keeps things in.
     """
     env = {
         "DATA_DIR": f"gs://{names.bucket}/{DATA}",
@@ -55,7 +61,8 @@ def setup_steps(names: Names, image: str = "", version: str = "") -> list[Step]:
         image=image or SAMPLE_IMAGE, **{name: getattr(size, name) for name in JOB_SIZE}
     )
     machine = [machine_step(names)] if names.vm else []
-    return [*plan(names), *machine, *job_steps(names, wanted, new)]
+    data = data_steps(names, keep or Size()) if names.database else []
+    return [*plan(names), *machine, *data, *job_steps(names, wanted, new)]
 
 
 def machine_step(names: Names) -> Step:

@@ -17,9 +17,14 @@ ACCOUNTS = {
     BUILD: "Sentinelle: builds the image",
 }
 SECRET_KEY, DATABASE_PASSWORD = "sentinelle-secret-key", "sentinelle-db-password"
+REDIS_ADDRESS = "sentinelle-redis-url"
 SECRETS = {
     SECRET_KEY: "SECRET_KEY of the web servers, which signs sessions",
     DATABASE_PASSWORD: "password of the database's user, for you to give it",
+}
+CONTROL_PLANE_SECRETS = {
+    **SECRETS,
+    REDIS_ADDRESS: "REDIS_URL, the address of Memorystore with its password",
 }
 # The folders of the bucket, as the settings name them and builds use them.
 DATA, RUNS, ARTIFACTS, BUILDS, SOURCE = "data", "runs", "artifacts", "builds", "source"
@@ -37,6 +42,8 @@ class Names(NamedTuple):
     vm: str = ""
     """The machine's name, and its zone; empty without one."""
     zone: str = ""
+    database: str = ""
+    """The Cloud SQL instance of a control plane; empty without one."""
 
     def account(self, role: str) -> str:
         return f"sentinelle-{role}@{self.project}.iam.gserviceaccount.com"
@@ -44,6 +51,11 @@ class Names(NamedTuple):
     @property
     def parent(self) -> str:
         return f"projects/{self.project}/locations/{self.region}"
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """Each secret and what it is."""
+        return CONTROL_PLANE_SECRETS if self.database else SECRETS
 
     @property
     def image(self) -> str:
@@ -97,7 +109,7 @@ def grants(names: Names) -> list[Grant]:
               "starts jobs and machines that run as the training account"),
         Grant(CONTROL, "roles/run.developer", "job", "updates, runs, watches and cancels the job"),
         *(Grant(account, "roles/secretmanager.secretAccessor", secret, "reads its value")
-          for secret in SECRETS for account in (CONTROL, SERVING)),
+          for secret in names.secrets for account in (CONTROL, SERVING)),
     ]  # fmt: skip
     if names.vm:
         given += [
@@ -105,7 +117,26 @@ def grants(names: Names) -> list[Grant]:
                   "makes, starts, stops and deletes the one machine", _machine(names)),
             Grant(TRAINING, f"{registry}.reader", repository, "a machine pulls the image"),
         ]  # fmt: skip
+    if names.database:
+        given += _of_the_control_plane()
     return given
+
+
+def _of_the_control_plane() -> list[Grant]:
+    """What Sentinelle needs on Google to roll engines out by itself. Services that don't exist yet
+    can be named by no smaller place than the project."""
+    project, user = "project", "roles/iam.serviceAccountUser"
+    return [
+        Grant(CONTROL, "roles/cloudsql.client", project, "opens the database's socket"),
+        Grant(SERVING, "roles/cloudsql.client", project, "opens the database's socket"),
+        Grant(CONTROL, "roles/run.developer", project,
+              "deploys services, moves their traffic, runs jobs that migrate"),
+        Grant(CONTROL, "roles/run.invoker", project, "calls a new revision to see that it answers"),
+        Grant(CONTROL, "roles/monitoring.viewer", project, "reads the metrics of services"),
+        Grant(CONTROL, "roles/cloudbuild.builds.editor", project, "builds the image"),
+        Grant(CONTROL, user, SERVING, "deploys services that run as the serving account"),
+        Grant(CONTROL, user, BUILD, "starts builds that run as the build account"),
+    ]  # fmt: skip
 
 
 def places(names: Names) -> dict[str, Place]:
@@ -113,7 +144,6 @@ def places(names: Names) -> dict[str, Place]:
     version = "options.requestedPolicyVersion=3"
     bucket = f"storage/v1/b/{names.bucket}/iam"
     repository = f"v1/{names.parent}/repositories/{names.repository}"
-    account = f"v1/projects/{names.project}/serviceAccounts/{names.account(TRAINING)}"
     project = f"v1/projects/{names.project}"
     job = f"v2/{names.parent}/jobs/{names.job}"
     wanted = {"options": {"requestedPolicyVersion": 3}}
@@ -129,11 +159,15 @@ def places(names: Names) -> dict[str, Place]:
             Request("GET", "artifactregistry", f"{repository}:getIamPolicy?{version}"),
             Request("POST", "artifactregistry", f"{repository}:setIamPolicy"),
         ),
-        TRAINING: Place(
-            f"the account {names.account(TRAINING)}",
-            Request("POST", "iam", f"{account}:getIamPolicy?{version}"),
-            Request("POST", "iam", f"{account}:setIamPolicy"),
-        ),
+        **{
+            account: Place(
+                f"the account {names.account(account)}",
+                Request("POST", "iam", f"{address}:getIamPolicy?{version}"),
+                Request("POST", "iam", f"{address}:setIamPolicy"),
+            )
+            for account in (TRAINING, SERVING, BUILD)
+            for address in [f"{project}/serviceAccounts/{names.account(account)}"]
+        },
         **{
             secret: Place(
                 f"the secret {secret}",
@@ -142,7 +176,7 @@ def places(names: Names) -> dict[str, Place]:
                 ),
                 Request("POST", "secretmanager", f"{project}/secrets/{secret}:setIamPolicy"),
             )
-            for secret in SECRETS
+            for secret in names.secrets
         },
         "project": Place(
             f"the project {names.project}",

@@ -29,6 +29,7 @@ APIS = (
     "run", "compute", "storage", "artifactregistry", "cloudbuild", "secretmanager", "iam",
     "cloudresourcemanager", "logging",
 )  # fmt: skip
+CONTROL_PLANE_APIS = ("sqladmin", "redis", "monitoring")
 LABELS = {"app": "sentinelle"}
 DAY = 86_400
 
@@ -38,6 +39,10 @@ class Change(NamedTuple):
 
     words: str
     request: Request
+    reads: tuple[Request, ...] = ()
+    """Calls whose answers the body is made of."""
+    complete: Callable[[Request, Sequence[Body]], Request] | None = None
+    """The call, from itself and those answers."""
 
 
 class Step(NamedTuple):
@@ -72,14 +77,19 @@ def plan(names: Names) -> list[Step]:
         _bucket(names),
         _repository(names),
         *(_account(names, account, words) for account, words in ACCOUNTS.items()),
-        *(step for secret, words in SECRETS.items() for step in _secret(names, secret, words)),
-        *_policies(names, [key for key in places(names) if key != "job"]),
+        *(
+            step
+            for secret, words in names.secrets.items()
+            for step in _secret(names, secret, words, is_random=secret in SECRETS)
+        ),
+        *policies(names, [key for key in places(names) if key != "job"]),
     ]
 
 
 def _apis(names: Names) -> Step:
     parent = f"projects/{names.project}"
-    services = [f"{api}.googleapis.com" for api in APIS]
+    apis = (*APIS, *CONTROL_PLANE_APIS) if names.database else APIS
+    services = [f"{api}.googleapis.com" for api in apis]
     listed = "&".join(f"names={parent}/services/{service}" for service in services)
 
     def fix(found: Body | None) -> Change | None:
@@ -128,7 +138,7 @@ def _bucket(names: Names) -> Step:
                 f"{names.region}. Choose another with --bucket, or that region with --region."
             )
         path = f"storage/v1/b/{names.bucket}"
-        return _patched(found, wanted, lambda body: Request("PATCH", "storage", path, body))
+        return patched(found, wanted, lambda body: Request("PATCH", "storage", path, body))
 
     return Step(
         f"bucket gs://{names.bucket}",
@@ -169,7 +179,7 @@ def _repository(names: Names) -> Step:
                 f"The repository {names.repository} holds {found.get('format')}, not DOCKER. "
                 "Delete it or choose another region."
             )
-        return _patched(
+        return patched(
             found,
             wanted,
             lambda body: Request(
@@ -210,8 +220,8 @@ def _account(names: Names, account: str, words: str) -> Step:
     return Step(f"service account {email}", words.removeprefix("Sentinelle: "), look, fix)
 
 
-def _secret(names: Names, secret: str, words: str) -> Iterator[Step]:
-    """The secret, then its first value, unless it has one."""
+def _secret(names: Names, secret: str, words: str, *, is_random: bool) -> Iterator[Step]:
+    """The secret, then its first value, unless it has one or something else gives it one."""
     parent = f"v1/projects/{names.project}/secrets"
 
     def fix(found: Body | None) -> Change | None:
@@ -223,25 +233,37 @@ def _secret(names: Names, secret: str, words: str) -> Iterator[Step]:
             "created", Request("POST", "secretmanager", f"{parent}?secretId={secret}", body)
         )
 
-    def fill(found: Body | None) -> Change | None:
-        if found and found.get("versions"):
-            return None
-        random = base64.b64encode(secrets.token_urlsafe(50).encode()).decode()
-        value = Hidden(random, "(random, not shown)")
-        body = {"payload": {"data": value}}
-        return Change(
-            "given a random value",
-            Request("POST", "secretmanager", f"{parent}/{secret}:addVersion", body),
-        )
-
     yield Step(
         f"secret {secret}", words, Request("GET", "secretmanager", f"{parent}/{secret}"), fix
     )
-    values = Request("GET", "secretmanager", f"{parent}/{secret}/versions?filter=state:ENABLED")
-    yield Step(f"value of {secret}", "random, made here and sent once", values, fill, {})
+    if is_random:
+        yield value_step(names, secret, "random, made here and sent once", _random)
 
 
-def _policies(names: Names, keys: Iterable[str]) -> Iterator[Step]:
+def value_step(names: Names, secret: str, why: str, change: Callable[[Request], Change]) -> Step:
+    """The first value of a secret, unless it has one; `change` completes the call that adds it."""
+    path = f"v1/projects/{names.project}/secrets/{secret}"
+
+    def fix(found: Body | None) -> Change | None:
+        if found and found.get("versions"):
+            return None
+        return change(Request("POST", "secretmanager", f"{path}:addVersion"))
+
+    look = Request("GET", "secretmanager", f"{path}/versions?filter=state:ENABLED")
+    return Step(f"value of {secret}", why, look, fix, {})
+
+
+def secret_value(value: str, shown: str) -> Body:
+    """The body that adds a value, which is sent and not shown."""
+    return {"payload": {"data": Hidden(base64.b64encode(value.encode()).decode(), shown)}}
+
+
+def _random(request: Request) -> Change:
+    body = secret_value(secrets.token_urlsafe(50), "(random, not shown)")
+    return Change("given a random value", request._replace(body=body))
+
+
+def policies(names: Names, keys: Iterable[str]) -> Iterator[Step]:
     everywhere, given = places(names), grants(names)
     for key in keys:
         here = [grant for grant in given if grant.on == key]
@@ -264,25 +286,34 @@ def _policy(names: Names, place: Place, given: Sequence[Grant]) -> Step:
     return Step(f"roles on {place.title}", roles, place.look, fix, {"etag": "(as it is read)"})
 
 
-def _patched(
-    found: Body, wanted: Mapping[str, Any], request: Callable[[dict[str, Any]], Request]
+def patched(
+    found: Body,
+    wanted: Mapping[str, Any],
+    request: Callable[[dict[str, Any]], Request],
+    labels_field: str = "labels",
 ) -> Change | None:
     """The call that changes the fields of `found` that are not as `wanted`; what `wanted` does not
-    name stays."""
-    differs = {name: value for name, value in wanted.items() if not _covers(found.get(name), value)}
+    name stays, other labels too."""
+    differs = {name: value for name, value in wanted.items() if not covers(found.get(name), value)}
     if not differs:
         return None
-    labels = differs.get("labels")
+    labels = differs.get(labels_field)
     if labels:
-        differs["labels"] = {**found.get("labels", {}), **labels}
+        differs[labels_field] = {**found.get(labels_field, {}), **labels}
     return Change(f"changed: {', '.join(differs)}", request(differs))
 
 
-def _covers(found: Any, wanted: Any) -> bool:
+def covers(found: Any, wanted: Any) -> bool:
     """Whether `found` has everything of `wanted`; Google adds fields of its own."""
     if isinstance(wanted, Mapping):
         return isinstance(found, Mapping) and all(
-            _covers(found.get(name), value) for name, value in wanted.items()
+            covers(found.get(name), value) for name, value in wanted.items()
+        )
+    if isinstance(wanted, list):
+        return (
+            isinstance(found, list)
+            and len(found) == len(wanted)
+            and all(covers(*pair) for pair in zip(found, wanted, strict=True))
         )
     return bool(found == wanted)
 
@@ -309,7 +340,7 @@ def job_steps(names: Names, spec: JobSpec, new: JobSpec) -> list[Step]:
 
     look = Request("GET", "run", f"{path}/{names.job}")
     job = Step(f"Cloud Run job {names.job}", f"trains, as {new.service_account}", look, fix)
-    return [job, *_policies(names, ["job"])]
+    return [job, *policies(names, ["job"])]
 
 
 def as_json(message: Any) -> dict[str, Any]:
@@ -331,7 +362,8 @@ def calls(steps: Iterable[Step]) -> Iterator[tuple[Step, Request]]:
         yield step, step.look
         change = step.fix(step.fresh)
         if change is not None:
-            yield step, change.request
+            for request in (*change.reads, change.request):
+                yield step, request
 
 
 def apply(steps: Iterable[Step], tell: Callable[[Step, str], None], waits: Waits) -> Iterator[Done]:
@@ -355,7 +387,7 @@ def _carry_out(step: Step, tell: Tell, waits: Waits) -> Change | None:
             if change is None:
                 return done
             done = change
-            send_and_wait(change.request, step.title, waits, tell)
+            send_and_wait(_complete(step, change), step.title, waits, tell)
             return change
         except CloudError as error:
             # Not there for us, and yet it can't be made: its name is somebody else's.
@@ -363,6 +395,13 @@ def _carry_out(step: Step, tell: Tell, waits: Waits) -> Change | None:
             if (was_taken and is_taken) or not _may_pass(error) or not pauses.pause():
                 raise
             tell(f"trying again: {error.detail}")
+
+
+def _complete(step: Step, change: Change) -> Request:
+    if change.complete is None:
+        return change.request
+    answers = [send(request, step.title) for request in change.reads]
+    return change.complete(change.request, answers)
 
 
 def _seen(step: Step) -> Body | None:

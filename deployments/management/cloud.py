@@ -31,6 +31,7 @@ NAMES = {
         "3 to 63 small letters, digits, hyphens, dots and underscores, without gs://",
     ),
     "job": (r"[a-z]([a-z0-9-]{0,47}[a-z0-9])?", "up to 49 small letters, digits and hyphens"),
+    "database": (r"[a-z]([a-z0-9-]{0,60}[a-z0-9])?", "up to 62 small letters, digits and hyphens"),
 }
 
 
@@ -72,7 +73,15 @@ def idle_costs(names: Names) -> str:
     )
 
 
-def named(*, project: str, region: str, bucket: str | None, job: str, vm: bool = False) -> Names:
+def named(
+    *,
+    project: str,
+    region: str,
+    bucket: str | None,
+    job: str,
+    vm: bool = False,
+    database: str = "",
+) -> Names:
     """What things are called; CommandError for a name that Google would not take."""
     names = Names(
         project=project,
@@ -81,9 +90,10 @@ def named(*, project: str, region: str, bucket: str | None, job: str, vm: bool =
         job=job,
         vm=settings.TRAINING_VM if vm else "",
         zone=settings.TRAINING_VM_ZONE if vm else "",
+        database=database,
     )
     for field in NAMES:
-        check_name(field, getattr(names, field) if vm or field != "zone" else None)
+        check_name(field, getattr(names, field) or (None if field in ("zone", "database") else ""))
     return names
 
 

@@ -313,7 +313,13 @@ class RunApi:
         job.terminal_condition = run_v2.Condition(type_="Ready", state=State.CONDITION_RECONCILING)
         self.jobs[job.name] = job
         failed = status_pb2.Status(code=code_pb2.NOT_FOUND, message=message)
-        return self.begin(job.name, job, lambda: job if found else failed)
+        return self.begin(job.name, job, lambda: self._settled(job) if found else failed)
+
+    def _settled(self, job: run_v2.Job) -> run_v2.Job:
+        """The job as it is when its operation has ended, or when it was read often enough."""
+        job.reconciling, job.observed_generation = False, job.generation
+        job.terminal_condition = self._conditions[job.name]
+        return job
 
     def _list_jobs(self, call: Call) -> Any:
         inside = f"{call.match[1]}/jobs/"
@@ -326,8 +332,7 @@ class RunApi:
         answer = written(job)
         self._unready[job.name] -= 1
         if self._unready[job.name] <= 0:
-            job.reconciling, job.observed_generation = False, job.generation
-            job.terminal_condition = self._conditions[job.name]
+            self._settled(job)
         return answer
 
     def _delete(self, call: Call) -> Any:

@@ -65,6 +65,8 @@ class ProjectApi:
     def __init__(self) -> None:
         self.apis = set(ENABLED)
         self.buckets: dict[str, dict[str, Any]] = {}
+        self.objects: dict[str, list[dict[str, str]]] = {}
+        """Of each bucket: every generation of every object, with `name`, `generation`, `size`."""
         self.repositories: dict[str, dict[str, Any]] = {}
         self.accounts: dict[str, dict[str, Any]] = {}
         self.secrets: dict[str, dict[str, Any]] = {}

@@ -8,6 +8,7 @@ import pytest
 
 from deployments.gcp.rest import Waits
 from tests.google.compute import Compute
+from tests.google.control import ControlApi
 from tests.google.local import talking_to
 from tests.google.logging import LoggingApi
 from tests.google.run import RunApi
@@ -28,17 +29,46 @@ def run() -> RunApi:
 
 
 @pytest.fixture
+def control(project: ProjectApi, run: RunApi) -> ControlApi:
+    return ControlApi(project, run)
+
+
+@pytest.fixture
 def compute(tmp_path: Path) -> Compute:
     return Compute(tmp_path / "machines")
 
 
 @pytest.fixture
 def google(
-    project: ProjectApi, run: RunApi, compute: Compute, settings: Any, monkeypatch: Any
+    project: ProjectApi,
+    run: RunApi,
+    compute: Compute,
+    control: ControlApi,
+    settings: Any,
+    monkeypatch: Any,
 ) -> Iterator[GoogleServer]:
-    server = run.google = compute.google = GoogleServer(project, run, compute)
+    server = run.google = compute.google = GoogleServer(project, run, compute, control)
     settings.GOOGLE_API_ENDPOINT = server.url
     monkeypatch.setattr("deployments.management.cloud.WAITS", QUICK)
     with talking_to(server):
         yield server
     server.close()
+
+
+@pytest.fixture
+def migrations(monkeypatch: Any) -> list[list[str]]:
+    """The commands of the executions, which succeed without being run: there is no database."""
+    commands: list[list[str]] = []
+
+    class Recorded:
+        def __init__(self, command: list[str], *_: Any) -> None:
+            commands.append(command)
+
+        def wait(self, _seconds: float) -> int:
+            return 0
+
+        def stop(self, _grace: float) -> None:
+            pass
+
+    monkeypatch.setattr("tests.google.run.Container", Recorded)
+    return commands

@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, urlsplit
 VERSIONS = {
     "serviceusage": "v1", "storage": "v1", "artifactregistry": "v1", "iam": "v1", "run": "v2",
     "secretmanager": "v1", "cloudresourcemanager": "v1", "cloudbuild": "v1", "compute": "v1",
+    "sqladmin": "v1beta4", "redis": "v1", "cloudfunctions": "v2",
 }  # fmt: skip
 
 

@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 
 from deployments.gcp.builds import build_step, source
+from deployments.gcp.control_plane import program_steps
 from deployments.gcp.grants import Names
 from deployments.gcp.rest import Request
 from deployments.gcp.setup import calls
+from deployments.standing import Size
 from training.provisioning import setup_steps
 
 NAMES = Names(
     "test-project", "europe-west1", "test-project-ml-data", "sentinelle-training",
-    vm="ml-training-vm", zone="us-central1-a",
+    vm="ml-training-vm", zone="us-central1-a", database="sentinelle",
 )  # fmt: skip
 
 
@@ -42,9 +44,13 @@ def faults(requests: list[Request]) -> list[str]:
 
 @pytest.mark.skipif(sdk() is None, reason="Google's SDK is not installed here")
 def test_every_call_is_one_of_googles_with_fields_that_it_knows() -> None:
-    steps = [*setup_steps(NAMES, version="1.0.0"), build_step(NAMES, source())]
+    steps = [
+        *setup_steps(NAMES, version="1.0.0"),
+        build_step(NAMES, source()),
+        *program_steps(NAMES, Size(), "example.com/image:1"),
+    ]
     requests = [request for _, request in calls(steps)]
-    assert len(requests) > 35
+    assert len(requests) > 70
     assert faults(requests) == []
 
 

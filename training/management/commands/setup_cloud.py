@@ -5,9 +5,12 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import CommandParser
 
+from deployments.gcp.control_data import DATABASE
+from deployments.gcp.control_plane import MANAGE, WEB, program_steps
 from deployments.gcp.grants import TRAINING, Names
 from deployments.management.base import SentinelleCommand
 from deployments.management.cloud import carry_out, confirm, idle_costs, named, print_calls
+from deployments.standing import Size, table
 from training import provisioning
 
 
@@ -15,16 +18,19 @@ class Command(SentinelleCommand):
     help = (
         "Make a Google Cloud project ready to train in: APIs, bucket, image repository, service "
         "accounts with the roles they need, secrets, the Cloud Run job, and on request a "
-        "training machine. Safe to repeat: what is there already stays, and an interrupted set-up "
-        "goes on."
+        "training machine, or Sentinelle itself with its database. Safe to repeat: what is there "
+        "already stays, and an interrupted set-up goes on."
     )
     examples = """Examples:
   manage.py setup_cloud --project my-project --region europe-west1 --dry-run
   manage.py setup_cloud --project my-project --region europe-west1
   manage.py setup_cloud --project my-project --region europe-west1 --vm --yes
+  manage.py setup_cloud --project my-project --region europe-west1 --control-plane
 
 It acts as you: log in first with `gcloud auth application-default login`. You need the role Owner,
 or those that docs/cloud.md lists. --dry-run calls nobody: it prints what an empty project takes.
+--control-plane costs money every hour from then on; the months' costs are printed first. What is
+made is deleted by manage.py teardown.
 
 Exit status: 0 done, 1 Google refused or does not answer, 2 wrong usage, 130 interrupted."""
 
@@ -38,10 +44,29 @@ Exit status: 0 done, 1 Google refused or does not answer, 2 wrong usage, 130 int
         parser.add_argument(
             "--image",
             default=settings.TRAINING_IMAGE,
-            help="of the job; without one, a new job gets Google's sample until you deploy",
+            help="of the job; without one, a new job gets Google's sample until you deploy, and "
+            "with --control-plane Cloud Build makes it of this source",
         )
         parser.add_argument(
             "--vm", action="store_true", help="also the machine TRAINING_VM, and its roles"
+        )
+        parser.add_argument(
+            "--control-plane",
+            action="store_true",
+            help="also Sentinelle itself: PostgreSQL, Redis, web and workers, which cost all day",
+        )
+        parser.add_argument(
+            "--database",
+            metavar="INSTANCE",
+            default=DATABASE,
+            help="name of the Cloud SQL instance (%(default)s); Google may keep the name of one "
+            "that was deleted for a week",
+        )
+        parser.add_argument(
+            "--database-tier",
+            metavar="TIER",
+            default=Size().tier,
+            help="its machine type when it is new (%(default)s); db-f1-micro for a trial",
         )
         parser.add_argument(
             "--dry-run", action="store_true", help="print every call instead of making any"
@@ -49,13 +74,19 @@ Exit status: 0 done, 1 Google refused or does not answer, 2 wrong usage, 130 int
         parser.add_argument("--yes", action="store_true", help="don't ask before it starts")
 
     def handle(self, **options: Any) -> None:
+        control_plane = options["control_plane"]
         names = named(
             project=options["project"],
             region=options["region"],
             bucket=options["bucket"],
             job=options["job"],
             vm=options["vm"],
+            database=options["database"] if control_plane else "",
         )
+        size = Size(tier=options["database_tier"])
+        if control_plane:
+            self._set_up_control_plane(names, size, options)
+            return
         steps = provisioning.setup_steps(names, options["image"])
         if options["dry_run"]:
             print_calls(self, steps)
@@ -64,6 +95,50 @@ Exit status: 0 done, 1 Google refused or does not answer, 2 wrong usage, 130 int
         confirm(f"Set up the project {names.project} in {names.region}", options["yes"])
         carry_out(self, steps)
         self._what_now(names)
+
+    def _set_up_control_plane(self, names: Names, size: Size, options: dict[str, Any]) -> None:
+        image, build = options["image"], []
+        if not image:
+            image, step = provisioning.image_step(names)
+            build = [step]
+        before = provisioning.setup_steps(names, image, keep=size)
+        # The job's steps come last: it can be made when its image is there.
+        before, job = before[:-2], before[-2:]
+        after = [*job, *program_steps(names, size, image)]
+        costs = (
+            "Sentinelle on Google costs, from the hour it is made until manage.py teardown:\n"
+            f"{table(size, names.region)}"
+        )
+        if options["dry_run"]:
+            print_calls(self, before)
+            if build:
+                self.stdout.write(f"\n# the source, to gs://{names.bucket}/builds/")
+            print_calls(self, [*build, *after])
+            self.stdout.write(f"\n{costs}")
+            return
+        self.stdout.write(f"{costs}\n")
+        confirm(f"Make this in the project {names.project}", options["yes"])
+        carry_out(self, before)
+        if build:
+            provisioning.upload_source(names)
+        carry_out(self, [*build, *after])
+        self._how_to_open(names)
+
+    def _how_to_open(self, names: Names) -> None:
+        place = f"--region={names.region} --project={names.project}"
+        self.stdout.write(
+            f"""
+Sentinelle runs, closed to everybody whom Google does not let in. To open the admin:
+gcloud run services proxy {WEB} {place}
+gcloud run jobs execute {MANAGE} --args=manage.py,login_link --wait {place}
+The second prints into its log the path of a link that logs in once; put it behind
+http://localhost:8080. The log:
+gcloud logging read 'resource.labels.job_name="{MANAGE}" textPayload:"one-time-login"' --limit=1 \\
+  --project={names.project} --format='value(textPayload)'
+
+To go on: docs/deployment.md. To delete everything:
+manage.py teardown --project {names.project} --region {names.region}"""
+        )
 
     def _what_now(self, names: Names) -> None:
         self.stdout.write(
