@@ -92,7 +92,7 @@ FAULTS = (
         "serviceAccount:ACCOUNT --role roles/secretmanager.secretAccessor --project {project}.",
     ),
     Fault(
-        "secret", False, (), r"(?i)\bsecrets?\b.*(not found|has no versions)",
+        "secret", False, (), r"(?i)\bsecret\S* projects/\S+/versions/\S+ was not found",
         "Give the secret a value: gcloud secrets versions add SECRET --data-file=- --project "
         "{project}; manage.py setup_cloud makes the secret itself.",
     ),

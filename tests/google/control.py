@@ -1,8 +1,7 @@
-"""What a control plane and its end call: Cloud SQL, Memorystore, networks, and of Cloud Run the
-services and worker pools; and how everything of a project is listed and deleted.
+"""What a control plane and its end call: Cloud SQL, Memorystore, networks, worker pools, and how
+what a project has is deleted.
 
-Cloud SQL keeps an instance that is protected, and Artifact Registry, IAM and Secret Manager give
-what they have by pages. Services and pools are ready at once; they run nothing.
+Cloud SQL keeps an instance that is protected. Worker pools are ready at once and run nothing.
 """
 
 import base64
@@ -12,7 +11,8 @@ from typing import Any
 
 from google.cloud import run_v2
 
-from tests.google.run import PLACE, RunApi, _json, _parse
+from tests.google.messages import page_of, parsed, written
+from tests.google.run import PLACE, RunApi
 from tests.google.server import Call, Refusal
 from tests.google.setup import MESSAGES, PROJECT, REGIONAL, ProjectApi, _add, _checked, _found
 
@@ -50,12 +50,12 @@ class ControlApi:
         self.databases: dict[str, list[str]] = {}
         self.users: dict[str, dict[str, str]] = {}
         self.redis: dict[str, dict[str, Any]] = {}
-        self.cloud_run: dict[str, Any] = {}
-        """Services and worker pools by their full name."""
+        self.pools: dict[str, run_v2.WorkerPool] = {}
         self.functions: dict[str, dict[str, Any]] = {}
         self.has_network = True
         self._operations: dict[str, int] = {}
         sql, redis = SQL + r"/instances/(?P<name>[^/]+)", REGIONAL + r"/instances/(?P<name>[^/]+)"
+        pool = rf"/v2/({PLACE}/workerPools/[^/:]+)"
         self.routes = [
             ("GET", r"/compute/v1/projects/[^/]+/regions/[^/]+/subnetworks/default", self._network),
             ("GET", sql, lambda call: self._sql(call)),
@@ -72,9 +72,11 @@ class ControlApi:
             ("GET", redis + "/authString", self._password),
             ("DELETE", redis, self._delete_redis),
             ("GET", PROJECT + "/secrets/(?P<name>[^/:]+)/versions/latest:access", self._access),
-            *(route for kind, message in (("services", run_v2.Service),
-                                          ("workerPools", run_v2.WorkerPool))
-              for route in self._cloud_run(kind, message)),
+            ("GET", pool, self._get_pool),
+            ("POST", rf"/v2/({PLACE})/workerPools", self._create_pool),
+            ("PATCH", pool, self._patch_pool),
+            ("DELETE", pool, self._delete_pool),
+            ("GET", rf"/v2/({PLACE})/workerPools", self._list_pools),
             ("GET", r"/v2/projects/[^/]+/locations/[^/]+/functions", self._list_functions),
             ("DELETE", r"/v2/(projects/.+/functions/[^/]+)", self._delete_function),
             *_deletions(project),
@@ -87,7 +89,7 @@ class ControlApi:
             "databases": dict(self.databases),
             "users": sorted(self.users),
             "redis": sorted(self.redis),
-            "cloud run": {name: _json(thing)["template"] for name, thing in self.cloud_run.items()},
+            "pools": {name: written(pool)["template"] for name, pool in self.pools.items()},
             "functions": sorted(self.functions),
         }
 
@@ -195,43 +197,38 @@ class ControlApi:
 
     # --- Cloud Run ------------------------------------------------------------------------
 
-    def _cloud_run(self, kind: str, message: Any) -> list[tuple[str, str, Any]]:
-        one, field = rf"/v2/({PLACE}/{kind}/[^/:]+)", f"{kind[:-1]}Id"
+    def _get_pool(self, call: Call) -> Any:
+        return written(self._pool(call.match[1]))
 
-        def get(call: Call) -> Any:
-            return _json(_found(self.cloud_run, call.match[1]))
+    def _create_pool(self, call: Call) -> Any:
+        pool, name = parsed(run_v2.WorkerPool, call), call.query["workerPoolId"]
+        if not self.run.has_image(pool.template.containers[0].image):
+            raise Refusal("INVALID_ARGUMENT", "Image not found.")
+        pool.name = f"{call.match[1]}/workerPools/{name}"
+        if pool.name in self.pools:
+            raise Refusal("ALREADY_EXISTS", f"Resource '{name}' already exists.")
+        self.pools[pool.name] = pool
+        return self.run.begin(pool.name, pool, lambda: pool)
 
-        def create(call: Call) -> Any:
-            thing = _parse(message, call)
-            name = f"{call.match[1]}/{kind}/{call.query[field]}"
-            if not self.run.has_image(thing.template.containers[0].image):
-                raise Refusal("INVALID_ARGUMENT", "Image not found.")
-            thing.name = name
-            _add(self.cloud_run, name, thing)
-            return self.run._start(name, thing, lambda: thing)
+    def _patch_pool(self, call: Call) -> Any:
+        pool, given = self._pool(call.match[1]), parsed(run_v2.WorkerPool, call)
+        for path in call.query["updateMask"].split(","):
+            setattr(pool, path, getattr(given, path))
+        return self.run.begin(pool.name, pool, lambda: pool)
 
-        def patch(call: Call) -> Any:
-            thing, given = _found(self.cloud_run, call.match[1]), _parse(message, call)
-            for path in call.query["updateMask"].split(","):
-                setattr(thing, path, getattr(given, path))
-            return self.run._start(call.match[1], thing, lambda: thing)
+    def _delete_pool(self, call: Call) -> Any:
+        pool = self._pool(call.match[1])
+        del self.pools[pool.name]
+        return self.run.begin(pool.name, pool, lambda: pool)
 
-        def delete(call: Call) -> Any:
-            thing = _found(self.cloud_run, call.match[1])
-            del self.cloud_run[call.match[1]]
-            return self.run._start(call.match[1], thing, lambda: thing)
+    def _list_pools(self, call: Call) -> Any:
+        page, token = page_of(list(self.pools.values()), call)
+        return written(run_v2.ListWorkerPoolsResponse(worker_pools=page, next_page_token=token))
 
-        def listed(call: Call) -> Any:
-            inside = [thing for name, thing in self.cloud_run.items() if f"/{kind}/" in name]
-            return {kind: [_json(thing) for thing in inside]}
-
-        return [
-            ("GET", rf"/v2/({PLACE})/{kind}", listed),
-            ("POST", rf"/v2/({PLACE})/{kind}", create),
-            ("GET", one, get),
-            ("PATCH", one, patch),
-            ("DELETE", one, delete),
-        ]
+    def _pool(self, name: str) -> run_v2.WorkerPool:
+        if name not in self.pools:
+            raise Refusal("NOT_FOUND", f"Resource '{name}' was not found.")
+        return self.pools[name]
 
     # --- Functions ------------------------------------------------------------------------
 
@@ -241,7 +238,7 @@ class ControlApi:
 
     def _delete_function(self, call: Call) -> Any:
         self.functions.pop(call.match[1])
-        return self.run._start(call.match[1], run_v2.Service(name=call.match[1]), run_v2.Service)
+        return self.run.begin(call.match[1], run_v2.Service(name=call.match[1]), run_v2.Service)
 
 
 def _deletions(project: ProjectApi) -> list[tuple[str, str, Any]]:

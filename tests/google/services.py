@@ -249,6 +249,8 @@ class ServicesApi:
 
     def _outcome(self, name: str) -> Any:
         service = self.services.get(name)
+        if service is not None:
+            self._advance(name)
         return None if service is None or service.reconciling else service
 
     def _list(self, call: Call) -> Any:

@@ -13,7 +13,9 @@ from tests.google.local import talking_to
 from tests.google.logging import LoggingApi
 from tests.google.run import RunApi
 from tests.google.server import GoogleServer
+from tests.google.services import ServicesApi
 from tests.google.setup import ProjectApi
+from tests.google.world import World
 
 QUICK = Waits(first=0.001, longest=0.01, retry_for=5.0, operation=5.0)
 
@@ -24,8 +26,14 @@ def project() -> ProjectApi:
 
 
 @pytest.fixture
-def run() -> RunApi:
-    return RunApi(LoggingApi())
+def run(project: ProjectApi) -> RunApi:
+    nobody_connects = {"test-project:europe-west1:sentinelle": "/nowhere"}
+    return RunApi(LoggingApi(), world=World(secrets=project.values, databases=nobody_connects))
+
+
+@pytest.fixture
+def services(run: RunApi) -> ServicesApi:
+    return ServicesApi(run)
 
 
 @pytest.fixture
@@ -44,10 +52,11 @@ def google(
     run: RunApi,
     compute: Compute,
     control: ControlApi,
+    services: ServicesApi,
     settings: Any,
     monkeypatch: Any,
 ) -> Iterator[GoogleServer]:
-    server = run.google = compute.google = GoogleServer(project, run, compute, control)
+    server = run.google = compute.google = GoogleServer(project, run, compute, control, services)
     settings.GOOGLE_API_ENDPOINT = server.url
     monkeypatch.setattr("deployments.management.cloud.WAITS", QUICK)
     with talking_to(server):

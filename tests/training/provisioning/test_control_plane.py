@@ -17,8 +17,10 @@ from deployments.gcp.control_plane import MIGRATE, program_steps
 from deployments.gcp.errors import CloudError
 from deployments.standing import Size, table
 from tests.google.control import ControlApi
-from tests.google.run import RunApi, _json
+from tests.google.messages import written
+from tests.google.run import RunApi
 from tests.google.server import GoogleServer
+from tests.google.services import ServicesApi
 from tests.google.setup import ProjectApi
 from tests.training.provisioning.conftest import QUICK
 from tests.training.provisioning.test_setup_cloud import (
@@ -53,8 +55,8 @@ def carry_out(waits: Any = QUICK, image: str = IMAGE, from_step: int = 0) -> lis
     return list(setup.apply(steps(image)[from_step:], lambda step, words: None, waits))
 
 
-def container(control: ControlApi, name: str = WEB) -> dict[str, Any]:
-    box: dict[str, Any] = _json(control.cloud_run[name])["template"]["containers"][0]
+def container(thing: Any) -> dict[str, Any]:
+    box: dict[str, Any] = written(thing)["template"]["containers"][0]
     return box
 
 
@@ -73,6 +75,7 @@ def test_the_image_is_built_when_none_is_named(
     project: ProjectApi,
     control: ControlApi,
     bucket: str,
+    services: ServicesApi,
     migrations: list[list[str]],
 ) -> None:
     out = io.StringIO()
@@ -80,7 +83,8 @@ def test_the_image_is_built_when_none_is_named(
         "setup_cloud", *OPTIONS, "--control-plane", "--bucket", bucket, "--yes", stdout=out
     )
     (image,) = project.builds[0]["images"]
-    assert container(control)["image"] == container(control, WORKERS)["image"] == image
+    assert container(services.services[WEB])["image"] == image
+    assert container(control.pools[WORKERS])["image"] == image
 
 
 def test_what_it_costs_is_said_before_anything_is_made(
@@ -103,12 +107,16 @@ def test_a_price_that_is_not_known_is_said_so() -> None:
 
 
 def test_a_second_run_changes_nothing_and_a_new_image_migrates_first(
-    google: GoogleServer, project: ProjectApi, control: ControlApi, migrations: list[list[str]]
+    google: GoogleServer,
+    project: ProjectApi,
+    control: ControlApi,
+    services: ServicesApi,
+    migrations: list[list[str]],
 ) -> None:
     carry_out()
-    before = project.state(), control.state()
+    before = project.state(), control.state(), [*services.services]
     assert [done.step.title for done in carry_out() if done.change] == []
-    assert (project.state(), control.state()) == before
+    assert (project.state(), control.state(), [*services.services]) == before
     assert migrations == [["python", *MIGRATE]]
     changed = [done.step.title for done in carry_out(image="example.com/new:2") if done.change]
     assert changed == [
@@ -116,16 +124,16 @@ def test_a_second_run_changes_nothing_and_a_new_image_migrates_first(
         "Cloud Run service sentinelle", "Cloud Run worker pool sentinelle-workers",
     ]  # fmt: skip
     assert len(migrations) == 2
-    assert container(control)["image"] == "example.com/new:2"
+    assert container(services.services[WEB])["image"] == "example.com/new:2"
 
 
 def test_what_somebody_changed_by_hand_stays_unless_it_is_needed(
-    google: GoogleServer, control: ControlApi, migrations: list[list[str]]
+    google: GoogleServer, control: ControlApi, services: ServicesApi, migrations: list[list[str]]
 ) -> None:
     carry_out()
-    service = control.cloud_run[WEB]
+    service = services.services[WEB]
     service.template.containers[0].resources.limits["memory"] = "4Gi"
-    control.cloud_run[WORKERS].scaling.manual_instance_count = 0
+    control.pools[WORKERS].scaling.manual_instance_count = 0
     settings = control.sql["sentinelle"]["settings"]
     settings.update(tier="db-custom-2-7680", deletionProtectionEnabled=False, userLabels={"t": "r"})
     changed = {done.step.title: done.change.words for done in carry_out() if done.change}
@@ -136,7 +144,7 @@ def test_what_somebody_changed_by_hand_stays_unless_it_is_needed(
     assert settings["tier"] == "db-custom-2-7680"
     assert settings["userLabels"] == {"t": "r", "app": "sentinelle"}
     carry_out(image="example.com/new:2")
-    assert container(control)["resources"]["limits"]["memory"] == "4Gi"
+    assert container(services.services[WEB])["resources"]["limits"]["memory"] == "4Gi"
 
 
 @pytest.mark.parametrize("how", ["drop", "late"])
@@ -146,19 +154,20 @@ def test_interrupted_at_any_call_it_goes_on(
     project: ProjectApi,
     control: ControlApi,
     run: RunApi,
+    services: ServicesApi,
     migrations: list[list[str]],
 ) -> None:
     """At each call of the control plane's own in turn, the connection is lost."""
     done = carry_out()
     whole, values = control.state(), dict(project.values)
     ours = next(at for at, each in enumerate(done) if each.step.title.startswith("network"))
-    start_over(project, control, run)
+    start_over(project, control, services, run)
     google.calls.clear()
     carry_out(from_step=ours)
     for at in sorted(set(without_polls(google.calls))):
         if how == "late" and at.startswith("GET"):
             continue
-        start_over(project, control, run)
+        start_over(project, control, services, run)
         google.fault(f"^{re.escape(at)}$", how)
         with pytest.raises(CloudError):
             carry_out(ONCE, from_step=ours)
@@ -168,36 +177,48 @@ def test_interrupted_at_any_call_it_goes_on(
         assert project.values == values, at
 
 
-def start_over(project: ProjectApi, control: ControlApi, run: RunApi) -> None:
+def start_over(
+    project: ProjectApi, control: ControlApi, services: ServicesApi, run: RunApi
+) -> None:
     """Delete what the control plane has made."""
-    for things in (control.sql, control.databases, control.users, control.redis,
-                   control.cloud_run, run.jobs, run.executions):  # fmt: skip
+    for things in (control.sql, control.databases, control.users, control.redis, control.pools,
+                   services.services, run.jobs, run.executions):  # fmt: skip
         things.clear()
     project.values.pop("sentinelle-redis-url", None)
 
 
 def test_secrets_are_never_shown_nor_in_the_environment(
-    google: GoogleServer, project: ProjectApi, control: ControlApi, migrations: list[list[str]]
+    google: GoogleServer,
+    project: ProjectApi,
+    control: ControlApi,
+    services: ServicesApi,
+    migrations: list[list[str]],
 ) -> None:
     shown = run_command("--dry-run") + run_command("--yes")
     assert control.users == {"sentinelle": project.values["sentinelle-db-password"][0]}
     redis = "redis://:p4ss-of-redis@10.20.30.4:6379/0"
     assert project.values["sentinelle-redis-url"] == [redis]
-    everything = shown + json.dumps([_json(thing) for thing in control.cloud_run.values()])
+    everything = shown + json.dumps(
+        [written(services.services[WEB]), written(control.pools[WORKERS])]
+    )
     values = [value for values in project.values.values() for value in values]
     assert len(values) == 3
     assert not any(value in everything for value in (*values, "p4ss-of-redis"))
 
 
 def test_its_containers_are_told_all_that_production_needs(
-    google: GoogleServer, control: ControlApi, migrations: list[list[str]], tmp_path: Path
+    google: GoogleServer,
+    control: ControlApi,
+    services: ServicesApi,
+    migrations: list[list[str]],
+    tmp_path: Path,
 ) -> None:
     """The image's own check of settings, with the variables of the web's container."""
     carry_out()
-    env = {item["name"]: item.get("value", "") for item in container(control)["env"]}
+    env = {item["name"]: item.get("value", "") for item in container(services.services[WEB])["env"]}
     keys = {
         item["name"]: item["valueSource"]["secretKeyRef"]["secret"]
-        for item in container(control)["env"]
+        for item in container(services.services[WEB])["env"]
         if item.get("valueSource")
     }
     assert keys == {
@@ -215,7 +236,7 @@ def test_its_containers_are_told_all_that_production_needs(
         text=True,
     )
     assert result.returncode == 0, result.stderr
-    template = _json(control.cloud_run[WORKERS])["template"]
+    template = written(control.pools[WORKERS])["template"]
     assert template["containers"][0]["args"][1] == "sentinelle.serve"
     assert template["volumes"][0]["cloudSqlInstance"]["instances"] == [
         "test-project:europe-west1:sentinelle"
@@ -238,9 +259,13 @@ def test_a_database_elsewhere_is_refused(google: GoogleServer, control: ControlA
 
 
 def test_a_migration_that_fails_stops_before_anything_serves(
-    google: GoogleServer, control: ControlApi, migrations: list[list[str]], run: RunApi
+    google: GoogleServer,
+    control: ControlApi,
+    services: ServicesApi,
+    migrations: list[list[str]],
+    run: RunApi,
 ) -> None:
     run.images = {"another"}
     with pytest.raises(CloudError):
         carry_out(ONCE)
-    assert control.cloud_run == {}
+    assert (control.pools, services.services) == ({}, {})

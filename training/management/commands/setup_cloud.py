@@ -125,19 +125,19 @@ Exit status: 0 done, 1 Google refused or does not answer, 2 wrong usage, 130 int
         self._how_to_open(names)
 
     def _how_to_open(self, names: Names) -> None:
-        place = f"--region={names.region} --project={names.project}"
+        region, project = names.region, names.project
+        login = 'resource.labels.job_name="sentinelle-manage" textPayload:"one-time-login"'
         self.stdout.write(
             f"""
 Sentinelle runs, closed to everybody whom Google does not let in. To open the admin:
-gcloud run services proxy {WEB} {place}
-gcloud run jobs execute {MANAGE} --args=manage.py,login_link --wait {place}
-The second prints into its log the path of a link that logs in once; put it behind
+gcloud run services proxy {WEB} --region={region} --project={project}
+gcloud run jobs execute {MANAGE} --args=manage.py,login_link --region={region} --project={project}
+The second writes into its log the path of a link that logs in once; put it behind
 http://localhost:8080. The log:
-gcloud logging read 'resource.labels.job_name="{MANAGE}" textPayload:"one-time-login"' --limit=1 \\
-  --project={names.project} --format='value(textPayload)'
+gcloud logging read '{login}' --project={project}
 
 To go on: docs/deployment.md. To delete everything:
-manage.py teardown --project {names.project} --region {names.region}"""
+manage.py teardown --project {project} --region {region}"""
         )
 
     def _what_now(self, names: Names) -> None:
