@@ -24,7 +24,7 @@ run: $(VENV)/.installed  ## Start the web server, worker and scheduler on PORT (
 
 test: lint  ## Lint, types, architecture, migrations, then every test on SQLite and PostgreSQL
 	$(BIN)/python -m pytest $(PARALLEL)
-	TEST_DATABASE=postgresql $(BIN)/python -m pytest $(PARALLEL) tests/scoring tests/deployments tests/training
+	TEST_DATABASE=postgresql $(BIN)/python -m pytest $(PARALLEL) tests/scoring tests/deployments tests/training tests/clients
 
 lint: export SECRET_KEY = lint-only-dsJ7f3kqP0sYwq8Zt1xVb5nMrLcUe9aHgT2oK4iW6yXh
 lint: $(VENV)/.installed-dev

@@ -9,7 +9,7 @@ from django.core.management import CommandError, get_commands, load_command_clas
 from django.urls import get_resolver
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("clients/*/*.md")])
 APPS = ("deployments", "scoring", "training")
 TEXT = "\n".join(page.read_text() for page in PAGES)
 

@@ -104,7 +104,7 @@ def database_url() -> str:
 
 
 @contextmanager
-def gunicorn(folder: Path, artifacts: Path) -> Iterator[Server]:
+def gunicorn(folder: Path, artifacts: Path, **environment: str) -> Iterator[Server]:
     """Start gunicorn with 2 workers on a free port; wait until it answers at all."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -117,7 +117,7 @@ def gunicorn(folder: Path, artifacts: Path) -> Iterator[Server]:
         process = subprocess.Popen(
             [sys.executable, "-m", "gunicorn", "--config", "gunicorn.conf.py", "sentinelle.wsgi"],
             cwd=ROOT,
-            env=os.environ | changes,
+            env=os.environ | changes | environment,
             stdout=output,
             stderr=subprocess.STDOUT,
         )
