@@ -25,13 +25,16 @@ from deployments import services
 from deployments.models import Alias, ApiKey, RegisteredModel
 from engine.features.kernel import COUNT, INCOMING_COUNT, TIME
 from engine.features.live import decode_events, decode_incoming
-from scoring.models import Attempt, Outcome, ScoreRecord
+from scoring.models import Attempt, Outcome, PredictionRecord, ScoreRecord
 from tests import bundles
+from tests.engine.classifiers import INPUTS
+from tests.scoring import classifiers
 from tests.scoring.requests import request
 from tests.scoring.server import ROOT, Server, database_url, gunicorn, in_parallel, statuses
 
 # For longer, by hand: LOAD_SECONDS=30 python -m pytest tests/scoring/test_server.py -k load
 LOAD_SECONDS = float(os.environ.get("LOAD_SECONDS", "8"))
+SHOP = "https://shop.example.com"
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,9 @@ def process(
 ) -> Iterator[Server]:
     """One gunicorn for the whole module: starting it takes seconds. Tests empty its tables."""
     folder = tmp_path_factory.mktemp("server")
-    with django_db_blocker.unblock(), gunicorn(folder, folder / "artifacts") as running:
+    origins = {"CORS_ALLOWED_ORIGINS": f"{SHOP},http://localhost:3000"}
+    artifacts = folder / "artifacts"
+    with django_db_blocker.unblock(), gunicorn(folder, artifacts, **origins) as running:
         yield running
 
 
@@ -278,6 +283,108 @@ def test_bundle_spoiled_after_its_promotion_never_serves(server: Server) -> None
     assert len(refusals) == 2  # one line in each of the two workers
     assert all("v1.0.0 keeps serving" in line for line in refusals)
     assert server.health().status == 200
+
+
+@pytest.fixture
+def classifier(champion: Any) -> None:
+    """A champion of the classifier “sponsor”."""
+    classifiers.register()
+    classifiers.promote()
+
+
+@pytest.fixture
+def kiosk(classifier: None, server: Server) -> Server:
+    """gunicorn after it has seen the classifier, too."""
+    return server
+
+
+def predict(server: Server, client: Any, inputs: Any = INPUTS, **headers: str) -> Any:
+    """POST /models/sponsor/predict."""
+    return server.ask(client, "POST", "/models/sponsor/predict", inputs, **headers)
+
+
+def test_one_key_in_parallel_is_answered_once(kiosk: Server) -> None:
+    key = {"Idempotency-Key": "once"}
+    replies = in_parallel(16, lambda _: predict(kiosk, kiosk.connect(), **key))
+    assert statuses(replies) == [200] * 16
+    assert len({reply.body for reply in replies}) == 1
+    assert sum("idempotent-replayed" not in reply.headers for reply in replies) == 1
+    assert PredictionRecord.objects.get().answer.encode() == replies[0].body
+
+
+def test_one_key_for_different_inputs_in_parallel_is_given_to_one(kiosk: Server) -> None:
+    def work(number: int) -> Any:
+        inputs = INPUTS | {"match_minute": number}
+        return predict(kiosk, kiosk.connect(), inputs, **{"Idempotency-Key": "once"})
+
+    assert statuses(in_parallel(16, work)) == [200] + [409] * 15
+    assert PredictionRecord.objects.count() == 1
+
+
+def test_every_worker_follows_the_classifiers_without_a_failed_request(kiosk: Server) -> None:
+    classifiers.register("1.1.0", seed=1)
+    client = kiosk.connect()
+    first = predict(kiosk, client)
+    assert (first.status, first.json()["model_version"]) == (200, "v1.0.0"), first.body
+    classifiers.promote("1.1.0")
+    promoted = time.monotonic()
+    versions = []
+    while time.monotonic() - promoted < 2.5:
+        reply = predict(kiosk, client if len(versions) % 2 else kiosk.connect())
+        assert reply.status == 200
+        versions.append((time.monotonic() - promoted, reply.json()["model_version"]))
+    assert {version for at, version in versions if at > 2} == {"v1.1.0"}
+    assert PredictionRecord.objects.count() == len(versions) + 1
+
+
+class TestOtherOrigins:
+    def ask(self, server: Server, method: str, path: str, origin: str) -> Any:
+        names = {"Access-Control-Request-Method": "POST"} if method == "OPTIONS" else {}
+        return server.ask(server.connect(), method, path, request(), Origin=origin, **names)
+
+    @pytest.mark.parametrize("path", [
+        "/score", "/score/batch", "/outcomes", "/labels", "/models/sponsor/predict",
+        "/training-runs", "/health",
+    ])  # fmt: skip
+    def test_preflight(self, process: Server, path: str) -> None:
+        reply = self.ask(process, "OPTIONS", path, SHOP)
+        assert (reply.status, reply.body) == (200, b"")
+        sent = {
+            name.removeprefix("access-control-"): value
+            for name, value in reply.headers.items()
+            if name.startswith("access-control-")
+        }
+        assert sent == {
+            "allow-origin": SHOP, "allow-methods": "GET, POST", "max-age": "600",
+            "allow-headers": "authorization, content-type, idempotency-key",
+            "expose-headers": "Idempotent-Replayed, Dry-Run, Location, Retry-After",
+        }  # fmt: skip
+        assert "origin" in reply.headers["vary"].lower()
+
+    @pytest.mark.parametrize(
+        "origin",
+        ["https://evil.example", f"{SHOP}.evil.example", f"{SHOP}:8443", "http://shop.example.com",
+         "null", "http://[x"],
+        ids=range(6),
+    )  # fmt: skip
+    def test_foreign_ones_are_told_nothing(self, process: Server, origin: str) -> None:
+        for method in ("OPTIONS", "POST"):
+            headers = self.ask(process, method, "/score", origin).headers
+            assert not [name for name in headers if name.startswith("access-control")]
+
+    def test_answers_and_refusals_can_be_read(self, server: Server) -> None:
+        reply = self.ask(server, "POST", "/score", "http://localhost:3000")
+        assert (reply.status, reply.headers["access-control-allow-origin"]) == (
+            200, "http://localhost:3000",
+        )  # fmt: skip
+        server.key = "sk_wrong"
+        reply = self.ask(server, "POST", "/score", SHOP)
+        assert (reply.status, reply.headers["access-control-allow-origin"]) == (401, SHOP)
+
+    def test_the_admin_is_not_for_them(self, process: Server) -> None:
+        for path in ("/admin/", "/admin/login/", "/", "/scores"):
+            headers = self.ask(process, "OPTIONS", path, SHOP).headers
+            assert not [name for name in headers if name.startswith("access-control")]
 
 
 class TestOverTheWire:
