@@ -309,8 +309,8 @@ SHOWN: containers.Shown = (
     ("timeout", "timeout_s", "{} s".format),
     ("retries", "retries", str),
     ("service account", "service_account", str),
-    ("databases", "databases", ", ".join),
-    ("network", "network", lambda network: str(network or "")),
+    ("databases", "databases", lambda found: ", ".join(found) or "none"),
+    ("network", "network", lambda network: str(network or "none")),
 )
 """What people are told of a job."""
 

@@ -125,6 +125,7 @@ def service_deploy(
         if error.reason != "not_found":
             raise
         return _create(name, new or spec, tag)
+    _check_ours(name, service)
     wanted = name.revision(tag)
     if service.template.revision == wanted or _is_there(name, wanted):
         return Deployed(wanted, _is_only(service, wanted), [])
@@ -224,12 +225,17 @@ def _traffic_wait(
         _sleep_until(deadline, what)
     info = info_of(service)
     # The newest revision's fault is not the traffic's: what was shared out is what counts.
-    if sorted(one._replace(url="") for one in info.traffic) != sorted(wanted):
+    if _told(info.traffic) != _told(wanted):
         words = info.problem or "the traffic is not as it was asked"
         raise cloud_error(
             what, words, project=name.project, region=name.region, service=name.service
         )
     return info
+
+
+def _told(shares: Sequence[Traffic]) -> list[Traffic]:
+    """What can be compared: Google leaves out what has neither a share nor a tag."""
+    return sorted(one._replace(url="") for one in shares if one.percent or one.tag)
 
 
 # --- Deleting -------------------------------------------------------------------------------
@@ -299,6 +305,18 @@ def _create(name: ServiceName, spec: ServiceSpec, tag: str) -> Deployed:
             parent=name.parent, service=service, service_id=name.service, timeout=CALL_SECONDS
         )
     return Deployed(wanted, True, [Change("service", "none", name.service)])
+
+
+def _check_ours(name: ServiceName, service: Any) -> None:
+    """Don't deploy over what somebody else serves under that name."""
+    if not LABELS.items() <= dict(service.labels).items():
+        raise CloudError(
+            f"The service {name.service} is not Sentinelle's: it has no label sentinelle=serving. "
+            "Choose another name, or, to have Sentinelle deploy there: gcloud run services update "
+            f"{name.service} --update-labels sentinelle=serving --region {name.region} --project "
+            f"{name.project}.",
+            reason="exists",
+        )
 
 
 def _is_there(name: ServiceName, revision: str) -> bool:

@@ -290,8 +290,8 @@ SHOWN: containers.Shown = (
     ("instances at least", "min_instances", str),
     ("instances at most", "max_instances", str),
     ("service account", "service_account", str),
-    ("databases", "databases", ", ".join),
-    ("network", "network", lambda network: str(network or "")),
+    ("databases", "databases", lambda found: ", ".join(found) or "none"),
+    ("network", "network", lambda network: str(network or "none")),
     ("ingress", "ingress", str),
 )
 """What people are told of a service."""

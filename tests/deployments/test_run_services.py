@@ -125,6 +125,15 @@ def test_a_deployment_whose_answer_was_lost_is_found_again(google_services):
     assert (deployed.is_first, deployed.changes) == (True, [])
 
 
+def test_what_somebody_else_serves_under_the_name_is_left_alone(google_services):
+    first()
+    google_services.services[NAME.full].labels = {"team": "payments"}
+    with pytest.raises(CloudError, match=r"--update-labels sentinelle=serving --region eu") as no:
+        second()
+    assert no.value.reason == "exists"
+    assert len(google_services.revisions) == 1
+
+
 def test_the_tag_of_a_revision_without_traffic_is_left_behind():
     first(), second()
     service, _ = service_ensure(NAME, ServiceSpec(cpu=4), tag="v1-1-0-c3")
@@ -212,6 +221,16 @@ def test_a_container_that_does_not_start_is_told_with_where_its_log_is(google_se
     with pytest.raises(CloudError, match=r"manage\.py services logs sentinelle-ml-e") as refused:
         second()
     assert refused.value.reason == "container"
+
+
+def test_a_quota_that_a_revision_meets_is_told_as_that(google_services):
+    first()
+    google_services.outcomes = [
+        "You do not have quota for MemAllocPerProjectRegion in europe-west1."
+    ]
+    with pytest.raises(CloudError, match="ask for less") as refused:
+        second()
+    assert (refused.value.reason, refused.value.is_transient) == ("quota", False)
 
 
 def test_after_a_revision_that_failed_another_is_deployed(google_services):

@@ -1,6 +1,8 @@
 """A migration and a revision that are real processes of the image's own program, with the secrets
 and the database that their messages name."""
 
+from collections import Counter
+
 import pytest
 import requests
 
@@ -9,7 +11,7 @@ from deployments.gcp.containers import Secret
 from deployments.gcp.errors import CloudError
 from deployments.gcp.logs import execution_lines, service_lines
 from deployments.gcp.run_jobs import JobName, JobSpec
-from deployments.gcp.services import NEW_SERVICE, ServiceName
+from deployments.gcp.services import NEW_SERVICE, ServiceName, Traffic
 from tests.google.runs import PROJECT, REGION
 from tests.google.sql import INSTANCE, PASSWORD, URL
 
@@ -27,6 +29,25 @@ MIGRATION = JobSpec(
     databases=(INSTANCE,), command=("python", "manage.py", "migrate", "--no-input"),
     purpose="migration",
 )  # fmt: skip
+
+
+PROGRAM = """
+import os
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Handle(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(os.environ["V"].encode())
+
+HTTPServer(("", int(os.environ["PORT"])), Handle).serve_forever()
+"""
+
+
+def asked(url, times):
+    """How often each answer came."""
+    return Counter(requests.get(url, timeout=9).text for _ in range(times))
 
 
 @pytest.fixture
@@ -60,6 +81,22 @@ def test_a_migration_job_and_a_revision_run_the_programs_they_name(cloud, cloud_
     lines = [line.text for line in service_lines(NAME, revision=deployed.revision)]
     assert any("Listening at" in line for line in lines)
     assert any(line.startswith("GET /health 503 ") for line in lines)
+
+
+def test_revisions_are_processes_that_share_the_traffic_and_end_without_any(cloud):
+    small = SERVICE._replace(command=("python", "-c", PROGRAM), secrets={}, databases=())
+    run_services.service_ensure(NAME, small._replace(env={"V": "1"}), tag="v1")
+    service, _ = run_services.service_ensure(NAME, small._replace(env={"V": "2"}), tag="v2")
+    invokers.public_set(NAME, True)
+    one, two = (cloud.serving.process(f"{NAME.full}/revisions/ml-engine-v{n}") for n in (1, 2))
+    assert one.poll() is two.poll() is None
+    run_services.traffic_set(NAME, [Traffic("ml-engine-v1", 90), Traffic("ml-engine-v2", 10, "v2")])
+    assert asked(service.url, 50) == {"1": 45, "2": 5}
+    run_services.traffic_set(NAME, [Traffic("ml-engine-v2", 100)])
+    assert one.wait(10) is not None
+    # It comes back when it is asked, in a new process.
+    run_services.traffic_set(NAME, [Traffic("ml-engine-v1", 100)])
+    assert asked(service.url, 3) == {"1": 3}
 
 
 def test_a_container_that_ends_at_once_is_told_and_its_log_says_why(cloud):

@@ -10,6 +10,7 @@ stopped when it has neither traffic nor a tag, and started again when it is aske
 import http.client
 import json
 import socket
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -159,6 +160,10 @@ class Serving:
             newest = self._api.services[service].latest_created_revision
             if name.startswith(f"{service}/") and name not in revisions and name != newest:
                 self.stop(name)
+
+    def process(self, revision: str) -> subprocess.Popen[str]:
+        """The process of a revision that runs."""
+        return self._instances[revision].container.process
 
     def stop(self, revision: str) -> None:
         with self._lock:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.servers import temporary_folder
+
 INSTANCE = "test-project:europe-west1:sentinelle"
 URL = f"postgresql://sentinelle@/sentinelle?host=/cloudsql/{INSTANCE}"
 """DATABASE_URL of what runs on Cloud Run."""
@@ -50,9 +52,9 @@ class CloudSql:
 
 
 @pytest.fixture(scope="module")
-def cloud_sql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CloudSql]:
+def cloud_sql() -> Iterator[CloudSql]:
     """An instance for the tests of a module."""
-    # Short, because the path of a socket may not be long.
-    sql = CloudSql(tmp_path_factory.mktemp("sql") / "data")
+    # Not in a folder of pytest's: as root, PostgreSQL runs as a user who may not go there.
+    sql = CloudSql(temporary_folder() / "data")
     yield sql
     sql.close()
