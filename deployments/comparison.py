@@ -112,6 +112,13 @@ BALANCED_ACCURACY = Measure(
     ("balanced_accuracy",), "Balanced accuracy", "The mean of the classes' recalls", True
 )
 MACRO_F1 = Measure(("macro_f1",), "Macro F1", "The mean of the classes' F1")
+BEST_POSSIBLE = Measure(
+    ("best_possible_accuracy",),
+    "Best possible accuracy",
+    "Of who knows each class's probability; where a simulator tells",
+    percent=True,
+    better=0,
+)
 CLASSIFIER_MEASURES = (
     ACCURACY,
     BALANCED_ACCURACY,
@@ -136,13 +143,7 @@ CLASSIFIER_MEASURES = (
         percent=True,
         better=0,
     ),
-    Measure(
-        ("best_possible_accuracy",),
-        "Best possible accuracy",
-        "Of who knows each class's probability; where a simulator tells",
-        percent=True,
-        better=0,
-    ),
+    BEST_POSSIBLE,
 )
 
 

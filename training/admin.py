@@ -13,17 +13,19 @@ from django.urls import path, reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
-from deployments.admin.base import moment
+from deployments.admin.base import kind_listed, moment
 from deployments.costs import dollars
+from deployments.models import Kind
 from engine.errors import RunRefused, StoreUnavailable
 from training import selectors, services
 from training.badges import state_badge
+from training.classifier_metrics import ACCURACY, BEST_POSSIBLE
 from training.cost_admin import CostsAdmin
 from training.dataset_admin import DatasetAdmin
 from training.facts import duration_in_words, run_facts
 from training.following import time_left
 from training.forms import TrainForm
-from training.metrics import percent
+from training.metrics import AVERAGE_PRECISION, STOPPED, Figure
 from training.model_admin import RegisteredModelAdmin
 from training.models import ACTIVE, RunState, TrainingRun
 from training.report import remedy, report_context
@@ -40,12 +42,16 @@ __all__ = [
 ]
 
 
+# The columns of the list that tell what came out, by the kind of its models; None: of several.
+RESULTS: dict[str | None, tuple[str, ...]] = {
+    Kind.FRAUD: ("pr_auc", "recall_reviewed"),
+    Kind.CLASSIFIER: ("accuracy", "best_possible"),
+    None: ("result",),
+}
+
+
 @admin.register(TrainingRun)
 class TrainingRunAdmin(CostsAdmin):
-    list_display = [
-        "version_name", "state_and_stage", "launcher", "dataset_name", "pr_auc",
-        "recall_reviewed", "duration", "cost", "requested",
-    ]  # fmt: skip
     list_filter = ["state", "launcher", "model", "dataset", "rule_set", "created_at"]
     search_fields = ["version", "dataset__name", "requested_by", "id", "error"]
     date_hierarchy = "created_at"
@@ -87,6 +93,20 @@ class TrainingRunAdmin(CostsAdmin):
             ),
             *super().get_urls(),
         ]
+
+    def get_list_display(self, request: HttpRequest) -> list[Any]:
+        """With the figures that the runs of the list have."""
+        results = RESULTS[kind_listed(request, TrainingRun.objects.all())]
+        return [
+            *("version_name", "state_and_stage", "launcher", "dataset_name"),
+            *results,
+            *("duration", "cost", "requested"),
+        ]
+
+    def get_list_filter(self, request: HttpRequest) -> list[Any]:
+        """Without the rule sets where no run has one."""
+        classifiers = kind_listed(request, TrainingRun.objects.all()) == Kind.CLASSIFIER
+        return [name for name in self.list_filter if not (classifiers and name == "rule_set")]
 
     # --- pages ---
 
@@ -266,15 +286,27 @@ class TrainingRunAdmin(CostsAdmin):
 
     @admin.display(description="AP")
     def pr_auc(self, run: TrainingRun) -> str:
-        if run.model_version is None or "pr_auc" not in run.model_version.metrics:
-            return "-"
-        return f"{run.model_version.metrics['pr_auc']:.4f}"
+        return _figure(run, AVERAGE_PRECISION)
 
     @admin.display(description="recall")
     def recall_reviewed(self, run: TrainingRun) -> str:
-        if run.model_version is None or "review" not in run.model_version.metrics:
+        return _figure(run, STOPPED)
+
+    @admin.display(description="accuracy")
+    def accuracy(self, run: TrainingRun) -> str:
+        return _figure(run, ACCURACY)
+
+    @admin.display(description="best possible")
+    def best_possible(self, run: TrainingRun) -> str:
+        return _figure(run, BEST_POSSIBLE)
+
+    @admin.display(description="result")
+    def result(self, run: TrainingRun) -> str:
+        if run.model_version is None:
             return "-"
-        return percent(run.model_version.metrics["review"]["recall"])
+        if run.model.is_classifier:
+            return f"accuracy {_figure(run, ACCURACY)}"
+        return f"AP {_figure(run, AVERAGE_PRECISION)}"
 
     @admin.display(description="duration")
     def duration(self, run: TrainingRun) -> str:
@@ -327,3 +359,7 @@ class TrainingRunAdmin(CostsAdmin):
 
 def _may_promote(request: HttpRequest) -> bool:
     return request.user.has_perm("deployments.promote_modelversion")
+
+
+def _figure(run: TrainingRun, figure: Figure) -> str:
+    return figure.cell(run.model_version.metrics).value if run.model_version else "-"

@@ -28,7 +28,6 @@ HEADLINE = (
 MATRIX_CLASSES = 24
 CONFUSIONS = 10
 SHADES = 10
-Z = 1.959964  # of the normal distribution, for 95 %
 RELIABILITY = Plot(
     "classifier-reliability",
     "Reliability of the confidence",
@@ -90,7 +89,7 @@ def classifier_context(report: Report) -> dict[str, Any]:
         "shares": _shares(report),
         "data_facts": _data_facts(report),
         "stages": stage_rows(report),
-        "embedded": {"reliability": [_reliable(each) for each in curves.get("reliability", [])]},
+        "embedded": {"reliability": curves.get("reliability", [])},
     }
 
 
@@ -246,15 +245,6 @@ def _confusions(confusion: Metrics) -> Table:
     )
 
 
-def _reliable(part: Metrics) -> dict[str, Any]:
-    """Rows of similar confidence with the 95 % interval of their accuracy, after Wilson (1927)."""
-    rows, share = part["rows"], part["accuracy"]
-    middle = share + Z**2 / (2 * rows)
-    reach = Z * sqrt(share * (1 - share) / rows + (Z / (2 * rows)) ** 2)
-    limits = [(middle - reach) / (1 + Z**2 / rows), (middle + reach) / (1 + Z**2 / rows)]
-    return {**part, "interval": [round(limit, 5) for limit in limits]}
-
-
 def _part_names(report: Report) -> list[tuple[str, str]]:
     """Each part and how many rows it has."""
     parts = at_path(report, ("data", "parts")) or {}
@@ -278,24 +268,24 @@ def _shares(report: Report) -> list[Share]:
 
 
 def _part_cell(part: Metrics, label: str) -> str:
-    rows = part["classes"].get(label, 0)
-    return f"{rows:,} ({percent(rows / part['rows'])})" if part["rows"] else NOTHING
+    rows, total = part["classes"].get(label, 0), sum(part["classes"].values())
+    return f"{rows:,} ({percent(rows / total)})" if total else NOTHING
 
 
 def _data_facts(report: Report) -> list[tuple[str, str]]:
-    data, training = report.get("data", {}), report.get("training", {})
-    peak = report.get("peak_memory_mb")
+    forest, peak = report.get("forest"), report.get("peak_memory_mb")
+    fitted = at_path(report, ("data", "fit_rows"))
+    difference = report.get("export_difference")
     facts = [
-        ("Trees", f"{training['trees']:,}" if "trees" in training else ""),
-        ("Rows fitted on", f"{data['fit_rows']:,}" if "fit_rows" in data else ""),
-        (
-            "Rows in a leaf, at least",
-            f"{training['min_samples_leaf']:,}" if "min_samples_leaf" in training else "",
-        ),
-        (
-            "Served and fitted model differ by at most",
-            f"{report['export_difference']:.0e}" if "export_difference" in report else "",
-        ),
+        ("Fitted on", "" if fitted is None else f"{fitted:,} rows"),
+        ("Trees", f"{forest['trees']:,}" if forest else ""),
+        ("Leaves", f"{forest['leaves']:,}" if forest else ""),
+        ("Deepest", f"{forest['depth']:,} decisions" if forest else ""),
+        ("Fitted and served differ by", "" if difference is None else _at_most(difference)),
         ("Peak memory", "" if peak is None else memory_in_words(peak)),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def _at_most(difference: float) -> str:
+    return f"at most {difference:.0e}" if difference else "nothing"

@@ -1,7 +1,7 @@
 """Data sets in the admin."""
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import urlencode
 
 from django.contrib import admin, messages
@@ -9,10 +9,13 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import Count, QuerySet
 from django.http import FileResponse, Http404, HttpRequest, HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect
+from django.template.loader import render_to_string
 from django.urls import path, reverse
 from django.utils.html import format_html, format_html_join
+from django.utils.safestring import mark_safe
 
 from deployments.admin.base import ReadOnlyAdmin, moment
+from deployments.models import Kind
 from engine.errors import InvalidDataset, SentinelleError
 from training.datasets import dataset_delete
 from training.models import Dataset
@@ -20,39 +23,67 @@ from training.pipeline.local_file import local_file
 from training.report_traffic import labels_told
 
 DOWNLOADS = {"data": "data.parquet", "rejects": "rejects.csv"}
+FACTS: tuple[str, ...] = ("name", "holds", "train_link", "downloads", "created_at")
+# The columns of the list, by what its data sets hold.
+COLUMNS = {
+    "transactions": ["rows_count", "frauds_count", "fraud_rate", "period"],
+    "rows": ["holds", "rows_count"],
+    "both": ["holds", "rows_count", "frauds_count", "period"],
+}
+
+
+class RowsOfFilter(admin.RelatedFieldListFilter):
+    """What data sets hold: transactions, or rows of one of the classifiers."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.title = "content"
+        self.empty_value_display = mark_safe("transactions")
+
+    def field_choices(
+        self,
+        field: Any,
+        request: HttpRequest,  # noqa: ARG002
+        model_admin: Any,  # noqa: ARG002
+    ) -> list[Any]:
+        """The classifiers."""
+        classifiers = {"kind": Kind.CLASSIFIER}
+        choices = field.get_choices(include_blank=False, limit_choices_to=classifiers)
+        return [(key, f"rows of {name}") for key, name in choices]
 
 
 @admin.register(Dataset)
 class DatasetAdmin(ReadOnlyAdmin):
-    list_display = [
-        "name", "holds", "rows_count", "frauds_count", "fraud_rate", "period", "rejected_count",
-        "runs_count", "made",
-    ]  # fmt: skip
-    list_filter = ["model", "preset", "created_at"]
-    list_select_related = ["model"]
+    list_filter = [("model", RowsOfFilter), "preset", "created_at"]
     search_fields = ["name", "fingerprint"]
     date_hierarchy = "created_at"
     fieldsets = [
-        (None, {"fields": ["name", "train_link", "downloads", "created_at"]}),
-        ("Content", {"fields": ["holds", "rows_count", "frauds_count", "fraud_rate", "period"]}),
+        (None, {"fields": FACTS}),
+        ("Content", {"fields": ["rows_count", "frauds_count", "fraud_rate", "period"]}),
         ("Rejected rows", {"fields": ["rejected_count", "reject_reasons"]}),
         ("Labels and attributes", {"fields": ["label_delay", "recorded_traffic", "attributes"]}),
         ("Origin", {"fields": ["preset", "mapping", "columns", "fingerprint", "location"]}),
     ]
-
-    fieldsets_of_rows: ClassVar[list[Any]] = [
-        fieldsets[0],
-        ("Content", {"fields": ["holds", "rows_count", "classes"]}),
-        fieldsets[2],
-        ("Origin", {"fields": ["preset", "columns", "fingerprint", "location"]}),
+    classifier_fieldsets = [
+        (None, {"fields": FACTS}),
+        ("Content", {"fields": ["rows_count", "classes"]}),
+        ("Rejected rows", {"fields": ["rejected_count", "reject_reasons", "unknown_classes"]}),
+        (
+            "Origin",
+            {"fields": ["preset", "files", "columns", "ignored", "fingerprint", "location"]},
+        ),
     ]
-    """Of a classifier's, which have neither times nor frauds."""
 
     class Media:
-        css = {"all": ["deployments/admin.css", "training/training.css"]}
+        css = {"all": ["deployments/admin.css", "training/training.css", "training/report.css"]}
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Dataset]:  # noqa: ARG002
-        return Dataset.objects.defer("summary").annotate(used=Count("runs"))
+        joined = Dataset.objects.select_related("model").annotate(used=Count("runs"))
+        return joined.defer("summary", "model__definition")
+
+    def get_list_display(self, request: HttpRequest) -> list[Any]:
+        """The columns that the data sets of the list have."""
+        return ["name", *COLUMNS[_held(request)], "rejected_count", "runs_count", "made"]
 
     def has_delete_permission(self, request: HttpRequest, obj: Dataset | None = None) -> bool:
         return self.allowed(request, "delete") and (obj is None or not obj.runs.exists())
@@ -72,20 +103,39 @@ class DatasetAdmin(ReadOnlyAdmin):
             except InvalidDataset as error:  # used since the page was shown
                 messages.error(request, error.detail)
 
-    @admin.display(description="holds", ordering="model")
+    @admin.display(description="holds", ordering="model__name")
     def holds(self, dataset: Dataset) -> str:
         if dataset.model is None:
             return "transactions"
-        address = reverse("admin:deployments_registeredmodel_change", args=[dataset.model.pk])
+        address = reverse("admin:deployments_registeredmodel_change", args=[dataset.model_id])
         return format_html('rows of <a href="{}">{}</a>', address, dataset.model.name)
 
     @admin.display(description="classes")
     def classes(self, dataset: Dataset) -> str:
         counts = dataset.summary.get("class_counts", {})
-        told = (
-            (label, f"{count:,}", f"{count / dataset.rows:.1%}") for label, count in counts.items()
-        )
-        return format_html_join("", "<div>{}: {} ({})</div>", told) or "-"
+        most = max(counts.values(), default=0) or 1
+        rows = [
+            (
+                label,
+                f"{count:,}",
+                f"{count / (dataset.rows or 1):.1%}",
+                round(100 * count / most, 2),
+            )
+            for label, count in counts.items()
+        ]
+        return render_to_string("admin/training/dataset/classes.html", {"rows": rows})
+
+    @admin.display(description="unknown classes")
+    def unknown_classes(self, dataset: Dataset) -> str:
+        return _counted(dataset.summary.get("unknown_classes", {}))
+
+    @admin.display(description="files")
+    def files(self, dataset: Dataset) -> str:
+        return ", ".join(dataset.summary.get("files", [])) or "-"
+
+    @admin.display(description="columns left out")
+    def ignored(self, dataset: Dataset) -> str:
+        return ", ".join(dataset.summary.get("ignored_columns", [])) or "-"
 
     @admin.display(description="rows", ordering="rows")
     def rows_count(self, dataset: Dataset) -> str:
@@ -93,16 +143,16 @@ class DatasetAdmin(ReadOnlyAdmin):
 
     @admin.display(description="frauds", ordering="frauds")
     def frauds_count(self, dataset: Dataset) -> str:
-        return f"{dataset.frauds:,}" if dataset.model_id is None else "-"
+        return "–" if dataset.model else f"{dataset.frauds:,}"
 
     @admin.display(description="fraud rate")
     def fraud_rate(self, dataset: Dataset) -> str:
-        return f"{dataset.fraud_rate:.3%}" if dataset.model_id is None else "-"
+        return f"{dataset.fraud_rate:.3%}"
 
     @admin.display(description="period", ordering="first_at")
     def period(self, dataset: Dataset) -> str:
         if dataset.first_at is None or dataset.last_at is None:
-            return "-"
+            return "–"
         return f"{dataset.first_at:%Y-%m-%d} to {dataset.last_at:%Y-%m-%d}"
 
     @admin.display(description="created", ordering="created_at")
@@ -123,8 +173,7 @@ class DatasetAdmin(ReadOnlyAdmin):
 
     @admin.display(description="reasons")
     def reject_reasons(self, dataset: Dataset) -> str:
-        counts = dataset.summary.get("reject_counts", {})
-        return ", ".join(f"{reason}: {count:,}" for reason, count in counts.items()) or "-"
+        return _counted(dataset.summary.get("reject_counts", {}))
 
     @admin.display(description="columns")
     def columns(self, dataset: Dataset) -> str:
@@ -167,7 +216,7 @@ class DatasetAdmin(ReadOnlyAdmin):
     @admin.display(description="train")
     def train_link(self, dataset: Dataset) -> str:
         address = reverse("admin:training_trainingrun_add")
-        model = {} if dataset.model is None else {"model": dataset.model.name}
+        model = {"model": dataset.model.name} if dataset.model else {}
         query = urlencode({"dataset": dataset.name, **model})
         return format_html('<a href="{}?{}">Train a version on it</a>', address, query)
 
@@ -182,14 +231,12 @@ class DatasetAdmin(ReadOnlyAdmin):
         request: HttpRequest,
         obj: Dataset | None = None,
     ) -> Any:
-        """Without the links for who may not follow them."""
-        of_rows = obj is not None and obj.model_id is not None
-        fieldsets: Any = self.fieldsets_of_rows if of_rows else self.fieldsets
+        """Of what it holds; without the links for who may not follow them."""
+        fieldsets = self.classifier_fieldsets if obj and obj.model else self.fieldsets
         if self.allowed(request, "download"):
             return fieldsets
-        (title, options), *others = fieldsets
-        fields = [name for name in options["fields"] if name != "downloads"]
-        return [(title, {"fields": fields}), *others]
+        without = [name for name in FACTS if name != "downloads"]
+        return [(None, {"fields": without}), *fieldsets[1:]]
 
     def get_urls(self) -> list[Any]:
         view = self.admin_site.admin_view(self.download_view)
@@ -216,3 +263,16 @@ class DatasetAdmin(ReadOnlyAdmin):
         name = f"{dataset.name}{'' if which == 'data' else '-rejects'}"
         suffix = Path(DOWNLOADS[which]).suffix
         return FileResponse(file, as_attachment=True, filename=f"{name}{suffix}")
+
+
+def _held(request: HttpRequest) -> str:
+    """What the data sets of a list hold, as COLUMNS names it."""
+    if request.GET.get("model__id__exact"):
+        return "rows"
+    if request.GET.get("model__isnull") or not Dataset.objects.exclude(model=None).exists():
+        return "transactions"
+    return "both"
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{what}: {count:,}" for what, count in counts.items()) or "-"

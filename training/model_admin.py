@@ -242,7 +242,8 @@ def _links(model: RegisteredModel) -> list[Link]:
              "History of promotions"),
     ]  # fmt: skip
     if classifier:
-        return links
+        predictions = reverse("admin:scoring_predictionrecord_changelist")
+        return [*links, Link(f"{predictions}?{urlencode({'model': model.name})}", "Predictions")]
     return [*links, Link(reverse("admin:scoring_scorerecord_changelist"), "Decisions")]
 
 

@@ -8,6 +8,7 @@ from django.contrib import admin, messages
 from django.contrib.admin.options import IS_POPUP_VAR
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
@@ -41,6 +42,23 @@ def pinned_version(model: RegisteredModel) -> str:
     if model.name != settings.MODEL_NAME or settings.MODEL_VERSION == "latest":
         return ""
     return str(settings.MODEL_VERSION)
+
+
+def kind_listed(request: HttpRequest, rows: QuerySet[Any]) -> str | None:
+    """The kind of model that a list is of: that of the model which is chosen in its filter, else
+    that of all of its rows, which have a model; None where there are several, or no rows.
+
+    It is found once a request, which asks for it several times.
+    """
+    found: str | None
+    if not hasattr(request, "kind_listed"):
+        chosen = request.GET.get("model__id__exact", "")
+        if chosen.isdecimal():
+            rows = rows.filter(model=chosen)
+        kinds = list(rows.order_by().values_list("model__kind", flat=True).distinct()[:2])
+        request.kind_listed = kinds[0] if len(kinds) == 1 else None  # type: ignore[attr-defined]
+    found = request.kind_listed  # type: ignore[attr-defined]
+    return found
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -178,8 +196,9 @@ class MovesAdmin(ReadOnlyAdmin):
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
+        chosen = request.GET.get("model__id__exact", "")
         context = {
-            "serving": selectors.serving(),
+            "serving": [each for each in selectors.serving() if chosen in ("", str(each.model.pk))],
             "pinned": settings.MODEL_VERSION if settings.MODEL_VERSION != "latest" else "",
             "pinned_model": settings.MODEL_NAME,
             "can_roll_back": self.has_rollback_permission(request),

@@ -1,6 +1,7 @@
 """Model versions: compare, promote, roll back."""
 
 from typing import Any
+from urllib.parse import urlencode
 
 from django import forms
 from django.contrib import admin, messages
@@ -13,9 +14,19 @@ from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 
 from deployments import selectors, services
-from deployments.admin.base import MovesAdmin, badge, moment, pinned_version, who
+from deployments.admin.base import (
+    MovesAdmin,
+    badge,
+    kind_listed,
+    moment,
+    pinned_version,
+    who,
+)
 from deployments.comparison import (
+    ACCURACY,
     AVERAGE_PRECISION,
+    BEST_POSSIBLE,
+    MACRO_F1,
     RECALL_AT_1,
     ROC_AUC,
     Measure,
@@ -26,7 +37,7 @@ from deployments.comparison import (
     test_set,
 )
 from deployments.gates import Gate, Verdict, gate
-from deployments.models import ModelVersion, PromotionEvent, RegisteredModel, RuleSet
+from deployments.models import Kind, ModelVersion, PromotionEvent, RegisteredModel, RuleSet
 from deployments.selectors import LivePointer
 from engine.errors import RegistryMoved, SentinelleError
 
@@ -45,9 +56,16 @@ GATE_KINDS = {
     Verdict.SAME: "warn",
     Verdict.NOT_COMPARABLE: "warn",
 }
+# The columns of the list, by the kind of its models; None where there are several.
+_COLUMNS: dict[str | None, tuple[str, ...]] = {
+    Kind.FRAUD: ("average_precision", "roc_auc", "recall_at_1", "tuned_with"),
+    Kind.CLASSIFIER: ("accuracy", "macro_f1", "best_possible"),
+    None: ("headline",),
+}
 # What the page of a version shows, from top to bottom.
 _FACTS = (
     "name",
+    "registered_model",
     "proposal",
     "gate_words",
     "comparison",
@@ -62,6 +80,7 @@ _FACTS = (
     "manifest_sha256",
     "promotions",
 )
+_FRAUD_ONLY = ("thresholds_text", "tuned_with")
 
 
 class PromoteForm(forms.Form):
@@ -105,16 +124,6 @@ class PromoteForm(forms.Form):
 class ModelVersionAdmin(MovesAdmin):
     """Versions with their metrics beside the champion's."""
 
-    list_display = [
-        "name",
-        "average_precision",
-        "roc_auc",
-        "recall_at_1",
-        "tuned_with",
-        "size",
-        "made",
-        "training_run",
-    ]
     list_filter = ["model", "deployable", "rule_set", "created_at", "created_by"]
     search_fields = ["version", "model__name", "rule_set__name", "created_by", "manifest_sha256"]
     search_help_text = "Version, rule set, person or digest"
@@ -125,8 +134,20 @@ class ModelVersionAdmin(MovesAdmin):
     readonly_fields = _FACTS
 
     def get_fields(self, request: HttpRequest, obj: ModelVersion | None = None) -> list[Any]:  # noqa: ARG002
-        proposed = obj is not None and _proposal(obj) is not None
-        return [name for name in _FACTS if proposed or name != "proposal"]
+        left_out = set() if obj is not None and _proposal(obj) else {"proposal"}
+        if obj is not None and obj.model.is_classifier:
+            left_out |= {*_FRAUD_ONLY}
+        return [name for name in _FACTS if name not in left_out]
+
+    def get_list_display(self, request: HttpRequest) -> list[Any]:
+        """The measures that the versions of the list have."""
+        kind = kind_listed(request, ModelVersion.objects.all())
+        return ["name", *_COLUMNS[kind], "size", "made", "training_run"]
+
+    def get_list_filter(self, request: HttpRequest) -> list[Any]:
+        """Without the rule sets where no version has one."""
+        classifiers = kind_listed(request, ModelVersion.objects.all()) == Kind.CLASSIFIER
+        return [name for name in self.list_filter if not (classifiers and name == "rule_set")]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ModelVersion]:  # noqa: ARG002
         return selectors.versions_beside_champion().order_by("-created_at")
@@ -167,6 +188,28 @@ class ModelVersionAdmin(MovesAdmin):
     @admin.display(description="recall 1 %", ordering="metrics__recall_at_1_percent")
     def recall_at_1(self, version: ModelVersion) -> str:
         return _beside_champion(RECALL_AT_1, version)
+
+    @admin.display(description="accuracy", ordering="metrics__accuracy")
+    def accuracy(self, version: ModelVersion) -> str:
+        return _beside_champion(ACCURACY, version)
+
+    @admin.display(description="macro F1", ordering="metrics__macro_f1")
+    def macro_f1(self, version: ModelVersion) -> str:
+        return _beside_champion(MACRO_F1, version)
+
+    @admin.display(description="best possible", ordering="metrics__best_possible_accuracy")
+    def best_possible(self, version: ModelVersion) -> str:
+        return BEST_POSSIBLE.text(BEST_POSSIBLE.value(version.metrics))
+
+    @admin.display(description="measured")
+    def headline(self, version: ModelVersion) -> str:
+        measure = ACCURACY if version.model.is_classifier else AVERAGE_PRECISION
+        return format_html("{} {}", measure.label, _beside_champion(measure, version))
+
+    @admin.display(description="model")
+    def registered_model(self, version: ModelVersion) -> str:
+        address = reverse("admin:deployments_registeredmodel_change", args=[version.model_id])
+        return format_html('<a href="{}">{}</a>', address, version.model.name)
 
     @admin.display(description="rules", ordering="rule_set__name")
     def tuned_with(self, version: ModelVersion) -> str:
@@ -216,7 +259,8 @@ class ModelVersionAdmin(MovesAdmin):
     @admin.display(description="promotions")
     def promotions(self, version: ModelVersion) -> str:
         address = reverse("admin:deployments_promotionevent_changelist")
-        return format_html('<a href="{}?q={}">History</a>', address, version.version)
+        query = urlencode({"model__id__exact": version.model_id, "q": version.version})
+        return format_html('<a href="{}?{}">History</a>', address, query)
 
     def promote_page(self, request: HttpRequest, row: ModelVersion) -> HttpResponse:
         live = selectors.live_pointer(row.model.name)

@@ -9,6 +9,8 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.template.loader import render_to_string
+from django.urls import reverse
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from deployments.admin.base import ReadOnlyAdmin, moment
@@ -124,7 +126,8 @@ class PredictionRecordAdmin(ReadOnlyAdmin):
 
     @admin.display(description="version", ordering="model_version")
     def version(self, record: PredictionRecord) -> str:
-        return f"v{record.model_version.version}"
+        address = reverse("admin:deployments_modelversion_change", args=[record.model_version_id])
+        return format_html('<a href="{}">v{}</a>', address, record.model_version.version)
 
     @admin.display(description="request id")
     def request(self, record: PredictionRecord) -> str:

@@ -3,11 +3,17 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests import bundles
+
+# What a careful installation would send; the tests send it with every page.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'"
+)
 
 
 def _chromium() -> str | None:
@@ -67,3 +73,22 @@ def operator(page: Page, django_user_model) -> Page:
     page.get_by_label("Password").fill("a-long-password")
     page.get_by_role("button", name="Log in").click()
     return page
+
+
+@pytest.fixture
+def strict(operator: Page) -> Page:
+    """The operator's page under a strict content security policy; its console stays empty."""
+    said: list[str] = []
+    operator.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+
+    def add_policy(route: Any) -> None:
+        answer = route.fetch()
+        route.fulfill(
+            response=answer, headers={**answer.headers, "content-security-policy": POLICY}
+        )
+
+    operator.route("**/admin/**", add_policy)
+    yield operator
+    # A page that asks again and again may be asking now: its answer would fail the next test.
+    operator.unroute_all(behavior="ignoreErrors")
+    assert said == []

@@ -1,9 +1,7 @@
 """The page of a training run in a real browser: finished, failed and running."""
 
 import os
-import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ from sklearn.metrics import average_precision_score
 
 from engine.store import open_store
 from tests import bundles
+from tests.browser.plots import drawn, read_y
 from tests.training.support import claim_run, make_run
 from tests.training.trained import Trained
 from training import claims
@@ -20,11 +19,6 @@ from training.models import RunState, TrainingRun
 from training.report_file import report_html
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-# What a careful installation would send; the tests send it with every page.
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'"
-)
 
 
 @pytest.fixture
@@ -51,25 +45,6 @@ def finished(runs, trained: Trained) -> TrainingRun:
     return run
 
 
-@pytest.fixture
-def strict(operator: Page) -> Page:
-    """The operator's page under a strict content security policy; its console stays empty."""
-    said: list[str] = []
-    operator.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
-
-    def add_policy(route: Any) -> None:
-        answer = route.fetch()
-        route.fulfill(
-            response=answer, headers={**answer.headers, "content-security-policy": POLICY}
-        )
-
-    operator.route("**/admin/**", add_policy)
-    yield operator
-    # A page that asks again and again may be asking now: its answer would fail the next test.
-    operator.unroute_all(behavior="ignoreErrors")
-    assert said == []
-
-
 def address(run: TrainingRun) -> str:
     return f"/admin/training/trainingrun/{run.pk}/change/"
 
@@ -81,35 +56,6 @@ def picture(page: Page, name: str) -> None:
 
 def figure(page: Page, name: str) -> Locator:
     return page.locator(f'figure[data-plot="{name}"]')
-
-
-def drawn(plot: Locator, series: str) -> np.ndarray:
-    """(points, 2) what a line shows, read off the picture by its own axes."""
-    line = plot.locator(f'g[data-series="{series}"] .plot-line').first.get_attribute("d")
-    points = np.array([[float(n) for n in pair.split(",")] for pair in re.split("[ML]", line)[1:]])
-    axes = read_axes(plot.locator(".plot-tick"))
-    return np.column_stack(
-        [np.polyval(axis, values) for axis, values in zip(axes, points.T, strict=True)]
-    )
-
-
-def read_axes(ticks: Locator) -> tuple[np.ndarray, np.ndarray]:
-    """The lines that turn places into values, of x and y."""
-    found = ticks.evaluate_all(
-        "ticks => ticks.map(t => [t.getAttribute('text-anchor'), t.getAttribute('x'),"
-        " t.getAttribute('y'), t.textContent])"
-    )
-    x_ticks = [(float(x), number(text)) for anchor, x, _, text in found if anchor == "middle"]
-    y_ticks = [(float(y) - 4, number(text)) for anchor, _, y, text in found if anchor == "end"]
-    return tuple(np.polyfit(*np.array(axis).T, 1) for axis in (x_ticks, y_ticks))
-
-
-def read_y(ticks: Locator, place: float) -> float:
-    return float(np.polyval(read_axes(ticks)[1], place))
-
-
-def number(text: str) -> float:
-    return float(text.removesuffix("\N{NO-BREAK SPACE}%")) / 100 if "%" in text else float(text)
 
 
 def test_a_finished_run_is_drawn_from_its_predictions(strict: Page, finished, trained):

@@ -1,7 +1,7 @@
 """The version that serves, on the rows that a new one is tested on."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -9,14 +9,21 @@ from engine.classifier.bundle import load_classifier
 from engine.classifier.definition import Definition
 from engine.errors import InvalidBundle, SentinelleError
 from engine.store import open_store
-from training.pipeline.classifier.metrics import (
-    accuracy_difference,
-    log_loss,
-    wilson,
-)
+from training.pipeline.classifier.metrics import Tested, accuracy_difference, figures
 from training.pipeline.classifier.predict import Predicted, predict_rows
 from training.pipeline.classifier.rows import Codes, Matrix
 from training.pipeline.spec import Champion
+
+FIGURES: Final = (
+    "accuracy",
+    "accuracy_interval",
+    "balanced_accuracy",
+    "macro_f1",
+    "log_loss",
+    "top_3_accuracy",
+    "expected_calibration_error",
+)
+"""What is measured of the champion too."""
 
 
 class Rival(NamedTuple):
@@ -78,12 +85,16 @@ def _answers(
     )
 
 
-def compared(ours: Predicted, rival: Rival | None, labels: Codes, seed: int) -> dict[str, Any]:
-    """What the metrics have of the champion: `champion`, `baselines` and `differences`."""
+def compared(
+    ours: Predicted, rival: Rival | None, labels: Codes, names: list[str], seed: int
+) -> dict[str, Any]:
+    """What the metrics have of the champion: `champion`, `baselines` and `differences`. `names` are
+    those of the classes."""
     if rival is None:
         return {"champion": None, "baselines": {}, "differences": {}}
     theirs = rival.predicted
     right = theirs.label == labels
+    found = figures(Tested(labels, theirs, None), names, most_frequent=0)
     return {
         "champion": {
             "version": rival.version,
@@ -96,11 +107,7 @@ def compared(ours: Predicted, rival: Rival | None, labels: Codes, seed: int) -> 
             ),
         },
         "baselines": {
-            "champion": {
-                "accuracy": float(right.mean()),
-                "accuracy_interval": wilson(int(right.sum()), len(labels)),
-                "log_loss": log_loss(theirs.own),
-            }
+            "champion": {name: found[name] for name in FIGURES},
         },
         "differences": {
             "champion": {"accuracy": accuracy_difference(ours.label == labels, right, seed)}

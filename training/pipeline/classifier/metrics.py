@@ -79,8 +79,8 @@ def log_loss(own: Array) -> float:
 
 
 def reliability(tested: Tested) -> list[dict[str, Any]]:
-    """Of ten equal ranges of the confidence, each that has rows: its mean, and how many of the
-    rows were right."""
+    """Of ten equal ranges of the confidence, each that has rows: its mean, and the share of the
+    rows that were right with its 95 % interval."""
     confidence = tested.predicted.confidence
     right = tested.predicted.label == tested.labels
     bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
@@ -88,6 +88,7 @@ def reliability(tested: Tested) -> list[dict[str, Any]]:
         {
             "mean_confidence": float(confidence[inside].mean()),
             "accuracy": float(right[inside].mean()),
+            "interval": wilson(int(right[inside].sum()), int(inside.sum())),
             "rows": int(inside.sum()),
         }
         for inside in (bins == each for each in range(BINS))

@@ -187,7 +187,7 @@ def _judge(
     metrics = {
         **figures(tested, definition.labels, most_frequent),
         "split": {"test": spec.options.test},
-        **compared(predicted, rival, labels, spec.seed),
+        **compared(predicted, rival, labels, definition.labels, spec.seed),
     }
     curves = {
         "confusion": {
