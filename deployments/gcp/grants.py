@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 from deployments.gcp.rest import Request
 
 CONTROL, SERVING, TRAINING, BUILD = "control", "serving", "training", "build"
+FUNCTION = "function"
 ACCOUNTS = {
     CONTROL: "Sentinelle: web, worker and beat, which start training and register versions",
     SERVING: "Sentinelle: servers that only score",
     TRAINING: "Sentinelle: the training program, in a job or on a machine",
     BUILD: "Sentinelle: builds the image",
 }
+FUNCTION_ACCOUNTS = {**ACCOUNTS, FUNCTION: "Sentinelle: functions, which read bundles"}
 SECRET_KEY, DATABASE_PASSWORD = "sentinelle-secret-key", "sentinelle-db-password"
 REDIS_ADDRESS = "sentinelle-redis-url"
 SECRETS = {
@@ -44,6 +46,8 @@ class Names(NamedTuple):
     zone: str = ""
     database: str = ""
     """The Cloud SQL instance of a control plane; empty without one."""
+    function: str = ""
+    """A function that serves a classifier; empty without one."""
 
     def account(self, role: str) -> str:
         return f"sentinelle-{role}@{self.project}.iam.gserviceaccount.com"
@@ -51,6 +55,11 @@ class Names(NamedTuple):
     @property
     def parent(self) -> str:
         return f"projects/{self.project}/locations/{self.region}"
+
+    @property
+    def accounts(self) -> dict[str, str]:
+        """Each account and who it is."""
+        return FUNCTION_ACCOUNTS if self.function else ACCOUNTS
 
     @property
     def secrets(self) -> dict[str, str]:
@@ -119,6 +128,8 @@ def grants(names: Names) -> list[Grant]:
         ]  # fmt: skip
     if names.database:
         given += _of_the_control_plane()
+    if names.function:
+        given += _of_a_function(names)
     return given
 
 
@@ -136,6 +147,18 @@ def _of_the_control_plane() -> list[Grant]:
         Grant(CONTROL, "roles/cloudbuild.builds.editor", project, "builds the image"),
         Grant(CONTROL, user, SERVING, "deploys services that run as the serving account"),
         Grant(CONTROL, user, BUILD, "starts builds that run as the build account"),
+    ]  # fmt: skip
+
+
+def _of_a_function(names: Names) -> list[Grant]:
+    """What a function and its build need. Google copies the source into a bucket of its own, which
+    is made by the first build."""
+    copied = 'resource.name.startsWith("projects/_/buckets/gcf-v2-sources-")'
+    viewer = "roles/storage.objectViewer"
+    return [
+        Grant(FUNCTION, viewer, "bucket", "reads which version serves, and its bundle",
+              _within(names, ARTIFACTS)),
+        Grant(BUILD, viewer, "project", "reads the source of functions", copied),
     ]  # fmt: skip
 
 
@@ -229,7 +252,7 @@ def _without_replaced(
         for grant in given
         if grant.role == binding["role"] and _same(condition, _condition(grant))
     }
-    ours = {f"serviceAccount:{names.account(account)}" for account in ACCOUNTS}
+    ours = {f"serviceAccount:{names.account(account)}" for account in FUNCTION_ACCOUNTS}
     members = [each for each in binding["members"] if each in current or each not in ours]
     return {**binding, "members": members}
 

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from deployments.gcp.errors import CloudError
 from deployments.gcp.grants import (
-    ACCOUNTS,
     SECRETS,
     Grant,
     Names,
@@ -76,7 +75,7 @@ def plan(names: Names) -> list[Step]:
         _apis(names),
         _bucket(names),
         _repository(names),
-        *(_account(names, account, words) for account, words in ACCOUNTS.items()),
+        *(_account(names, account, words) for account, words in names.accounts.items()),
         *(
             step
             for secret, words in names.secrets.items()
@@ -88,7 +87,8 @@ def plan(names: Names) -> list[Step]:
 
 def _apis(names: Names) -> Step:
     parent = f"projects/{names.project}"
-    apis = (*APIS, *CONTROL_PLANE_APIS) if names.database else APIS
+    apis = [*APIS, *(CONTROL_PLANE_APIS if names.database else ())]
+    apis += ["cloudfunctions"] if names.function else []
     services = [f"{api}.googleapis.com" for api in apis]
     listed = "&".join(f"names={parent}/services/{service}" for service in services)
 

@@ -31,8 +31,14 @@ NAMES = {
         "3 to 63 small letters, digits, hyphens, dots and underscores, without gs://",
     ),
     "job": (r"[a-z]([a-z0-9-]{0,47}[a-z0-9])?", "up to 49 small letters, digits and hyphens"),
+    "function": (
+        r"[a-z][a-z0-9-]{2,47}[a-z0-9]",
+        "4 to 49 small letters, digits and hyphens, a letter first",
+    ),
     "database": (r"[a-z]([a-z0-9-]{0,60}[a-z0-9])?", "up to 62 small letters, digits and hyphens"),
 }
+
+OPTIONAL = ("zone", "database", "function")
 
 
 class JobCommand(SentinelleCommand):
@@ -81,6 +87,7 @@ def named(
     job: str,
     vm: bool = False,
     database: str = "",
+    function: str = "",
 ) -> Names:
     """What things are called; CommandError for a name that Google would not take."""
     names = Names(
@@ -91,9 +98,10 @@ def named(
         vm=settings.TRAINING_VM if vm else "",
         zone=settings.TRAINING_VM_ZONE if vm else "",
         database=database,
+        function=function,
     )
     for field in NAMES:
-        check_name(field, getattr(names, field) or (None if field in ("zone", "database") else ""))
+        check_name(field, getattr(names, field) or (None if field in OPTIONAL else ""))
     return names
 
 
