@@ -157,8 +157,7 @@ def _archive(made_of: Source) -> str:
 
 def _function(names: Names, spec: FunctionSpec, made_of: Source) -> Step:
     path = f"v2/{names.parent}/functions"
-    merged = [new if given is None else given for given, new in zip(spec, DEFAULTS, strict=True)]
-    new = FunctionSpec(*merged)
+    new = DEFAULTS._replace(**_given(spec._asdict()))
 
     def fix(found: Body | None) -> Change | None:
         if found is None:
@@ -173,20 +172,20 @@ def _function(names: Names, spec: FunctionSpec, made_of: Source) -> Step:
             return Change("created", request)
         _refuse(names, found)
         wanted = _wanted(names, spec, made_of)
-        body = _differences(found, wanted)
-        if not body and found.get("state") == "ACTIVE":
+        changes = _differences(found, wanted)
+        if not changes and found.get("state") == "ACTIVE":
             return None
-        if not body:  # the last deployment failed
-            body = {"buildConfig": {"source": wanted["buildConfig"]["source"]}}
-        fields = [f"{section}.{field}" for section, each in body.items() for field in each]
+        if not changes:  # the last deployment failed
+            changes = {"buildConfig": {"source": wanted["buildConfig"]["source"]}}
+        fields = [f"{section}.{field}" for section, each in changes.items() for field in each]
         query = f"/{names.function}?updateMask={','.join(fields)}"
-        request = Request("PATCH", "cloudfunctions", path + query, body, "v2", BUILD_SECONDS)
+        request = Request("PATCH", "cloudfunctions", path + query, changes, "v2", BUILD_SECONDS)
         return Change(f"changed: {', '.join(fields)}", request)
 
     return Step(
         f"function {names.function}",
-        f"serves the champion of {new.model}, as {names.account(FUNCTION)}; built by Cloud Build, "
-        "some minutes",
+        f"serves a classifier's champion as {names.account(FUNCTION)}; built by Cloud Build, some "
+        "minutes",
         Request("GET", "cloudfunctions", f"{path}/{names.function}"),
         fix,
     )

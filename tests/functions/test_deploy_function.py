@@ -11,14 +11,17 @@ import requests
 from django.core.management import CommandError, call_command
 
 from deployments.gcp.errors import CloudError
-from deployments.gcp.functions import function_source
+from deployments.gcp.functions import DEFAULTS, function_source, function_steps
+from deployments.gcp.grants import Names
 from deployments.gcp.rest import Waits
+from deployments.gcp.setup import calls
 from engine.store import open_store
 from tests.engine.classifiers import INPUTS, promote
 from tests.google.functions import FunctionsApi
 from tests.google.local import talking_to
 from tests.google.server import GoogleServer
 from tests.google.setup import ProjectApi
+from tests.training.provisioning.test_calls_fit_googles_apis import faults, sdk
 
 NAME = "projects/test-project/locations/europe-west1/functions/sponsor-ai"
 SERVICE = NAME.replace("functions", "services")
@@ -195,6 +198,17 @@ def test_a_first_generation_function_is_left_alone(
     api.functions[NAME] = {"name": NAME, "environment": "GEN_1", "state": "ACTIVE"}
     with pytest.raises(CommandError, match="a function of the 1st generation"):
         deploy(bucket)
+
+
+@pytest.mark.skipif(sdk() is None, reason="Google's SDK is not installed here")
+def test_every_call_is_one_of_googles_with_fields_that_it_knows() -> None:
+    names = Names("test-project", "europe-west1", "b", "training", function="sponsor-ai")
+    before, (function,) = function_steps(names, DEFAULTS, function_source())
+    changes = [function.fix(None), function.fix({"state": "ACTIVE"}), function.fix({"state": "X"})]
+    requests = [request for _, request in calls(before)]
+    requests += [function.look, *(change.request for change in changes if change)]
+    assert {request.method for request in requests[-3:]} == {"POST", "PATCH"}
+    assert faults(requests) == []
 
 
 def test_a_dry_run_calls_nobody_and_prints_every_call(

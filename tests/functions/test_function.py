@@ -95,6 +95,14 @@ def test_it_says_which_version_serves(
     assert requests.head(f"{function.url}{path}", timeout=20).status_code == 200
 
 
+def test_it_loads_no_library_of_training_or_of_fraud(function: FunctionServer) -> None:
+    assert function.get().ok
+    loaded = function.libraries()
+    assert any("treelite" in path for path in loaded)
+    heavy = ("numba", "llvmlite", "sklearn", "pandas", "pyarrow", "duckdb", "grpc", "django")
+    assert not [path for path in loaded if any(f"/{name}/" in path for name in heavy)]
+
+
 # --- What is refused ------------------------------------------------------------------------
 
 

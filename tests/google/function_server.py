@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import requests
 
 START_SECONDS = 60.0
@@ -70,6 +71,12 @@ class FunctionServer:
 
     def get(self, path: str = "/health", **more: Any) -> requests.Response:
         return requests.get(f"{self.url}{path}", timeout=60, **more)
+
+    def libraries(self) -> set[str]:
+        """The files that its processes have mapped into memory."""
+        mine = psutil.Process(self.process.pid)
+        processes = (mine, *mine.children(recursive=True))
+        return {file.path for process in processes for file in process.memory_maps()}
 
     def close(self) -> None:
         """End it and what it has started."""
