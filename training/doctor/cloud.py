@@ -3,14 +3,21 @@
 from collections.abc import Callable
 
 from django.conf import settings
+from django.utils import timezone
 
-from deployments.gcp import clients, executions, machines, run_jobs
+from deployments.gcp import clients, executions, machines, run_jobs, run_services
 from deployments.gcp.containers import short
 from deployments.gcp.errors import CloudError, missing_accepted, translated
 from deployments.gcp.grants import Names
+from deployments.gcp.invokers import id_token
 from deployments.gcp.rest import send
 from deployments.gcp.run_jobs import JobName
 from deployments.gcp.setup import Step
+from deployments.models import CloudService
+from deployments.rollouts import specs
+from deployments.rollouts.errors import RolloutFailed
+from deployments.rollouts.probe import NotYet, probe
+from deployments.rollouts.services import deployment_serving
 from training import provisioning
 from training.doctor.checks import Check, Fault, NotLooked
 from training.launchers.vm import RUN
@@ -35,7 +42,53 @@ def checks() -> list[Check]:
         Check(f"job {names.job}", lambda: _job(names), known),
         Check("last execution", lambda: _last_execution(names), known),
         Check(f"machine {settings.TRAINING_VM}", _machine, known),
+        *_services(names),
     ]
+
+
+def _services(names: Names) -> list[Check]:
+    """The services that were deployed from here; each is asked what a rollout asks of it."""
+    rows = CloudService.objects.filter(project=names.project, deleted_at=None)
+    return [Check(f"service {row.name}", _service(row), ("credentials",)) for row in rows] or [
+        Check("service", _no_service)
+    ]
+
+
+def _no_service() -> str:
+    raise NotLooked(
+        "none was deployed from here: manage.py deploy_ml_engine PROJECT SERVICE REGION VERSION"
+    )
+
+
+def _service(row: CloudService) -> Callable[[], str]:
+    def see() -> str:
+        serving = deployment_serving(row)
+        version = serving.version.version if serving else "VERSION"
+        again = f"manage.py deploy_ml_engine {row.project} {row.name} {row.region} {version}"
+        try:
+            found = run_services.service_describe(specs.service_name(row))
+        except CloudError as error:
+            if error.reason != "not_found":
+                raise
+            raise Fault("there is none of that name", f"Deploy it: {again}") from None
+        logs = f"Read its log: manage.py services logs {row.name}"
+        if found.problem:
+            raise Fault(found.problem, logs)
+        if serving is None:
+            raise Fault("no rollout to it has succeeded", f"Deploy it: {again}")
+        share = found.of(serving.revision).percent
+        if share != serving.percent:
+            raise Fault(
+                f"{serving.revision} has {share} % of the traffic; {serving.percent} % were given",
+                f"Somebody changed it at Google. Look: manage.py services status {row.name}",
+            )
+        try:
+            told = probe(serving, id_token(row.url), timezone.now())
+        except (NotYet, RolloutFailed) as fault:
+            raise Fault(str(fault), logs) from None
+        return f"{row.url}: {told}"
+
+    return see
 
 
 def _not_set() -> str:
