@@ -17,6 +17,7 @@ from tests.google.server import Call, Refusal
 from tests.google.setup import MESSAGES, PROJECT, REGIONAL, ProjectApi, _add, _checked, _found
 
 SQL = r"/sql/v1beta4/projects/(?P<project>[^/:]+)"
+MESSAGES["bucket"]["softDeletePolicy"] = {"retentionDurationSeconds": str}
 MESSAGES |= {
     "sql instance": {
         "name": str, "region": str, "databaseVersion": str,
@@ -58,6 +59,7 @@ class ControlApi:
         pool = rf"/v2/({PLACE}/workerPools/[^/:]+)"
         self.routes = [
             ("GET", r"/compute/v1/projects/[^/]+/regions/[^/]+/subnetworks/default", self._network),
+            ("GET", SQL + "/instances", self._list_sql),
             ("GET", sql, lambda call: self._sql(call)),
             ("POST", SQL + "/instances", self._create_sql),
             ("PATCH", sql, self._patch_sql),
@@ -67,6 +69,7 @@ class ControlApi:
             ("GET", sql + "/users", self._users),
             ("POST", sql + "/users", self._create_user),
             ("GET", SQL + "/operations/(?P<name>[^/]+)", self._sql_operation),
+            ("GET", REGIONAL + "/instances", self._list_redis),
             ("GET", redis, lambda call: _found(self.redis, call.match["name"])),
             ("POST", REGIONAL + "/instances", self._create_redis),
             ("GET", redis + "/authString", self._password),
@@ -107,6 +110,10 @@ class ControlApi:
             # As at Google, where it is no 404 for a caller without the permission to look.
             raise Refusal("NOT_FOUND", "The Cloud SQL instance does not exist.")
         return self.sql[call.match["name"]]
+
+    def _list_sql(self, call: Call) -> Any:
+        self.project._needs("sqladmin")
+        return {"items": list(self.sql.values())}
 
     def _create_sql(self, call: Call) -> Any:
         self.project._needs("sqladmin")
@@ -176,6 +183,11 @@ class ControlApi:
         _add(self.redis, call.query["instanceId"], found)
         return self._begin(call, "instances")
 
+    def _list_redis(self, call: Call) -> Any:
+        self.project._needs("redis")
+        parent = call.path.removeprefix("/v1/")
+        return {"instances": [{"name": f"{parent}/{n}", **one} for n, one in self.redis.items()]}
+
     def _delete_redis(self, call: Call) -> Any:
         self.project._needs("redis")
         _found(self.redis, call.match["name"])
@@ -237,7 +249,8 @@ class ControlApi:
         return {"functions": list(self.functions.values())}
 
     def _delete_function(self, call: Call) -> Any:
-        self.functions.pop(call.match[1])
+        _found(self.functions, call.match[1])
+        del self.functions[call.match[1]]
         return self.run.begin(call.match[1], run_v2.Service(name=call.match[1]), run_v2.Service)
 
 
@@ -284,8 +297,15 @@ def _deletions(project: ProjectApi) -> list[tuple[str, str, Any]]:
         policies_of(f"{call.path}")
         return ""
 
+    def secrets(call: Call) -> Any:
+        project._needs("secretmanager")
+        parent, found = call.path.removeprefix("/v1/"), sorted(project.secrets.items())
+        page, token = page_of([{"name": f"{parent}/{name}", **one} for name, one in found], call)
+        return {"secrets": page, "nextPageToken": token}
+
     bucket = r"/storage/v1/b/(?P<name>[^/]+)"
     return [
+        ("GET", PROJECT + "/secrets", secrets),
         ("GET", bucket + "/o", objects),
         ("DELETE", bucket + r"/o/(?P<object>.+)", delete_object),
         ("DELETE", bucket, delete_bucket),

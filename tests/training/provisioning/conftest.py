@@ -1,10 +1,13 @@
 """A local Google with an empty project, and short waits."""
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.management import call_command
+from google.cloud import run_v2
 
 from deployments.gcp.rest import Waits
 from tests.google.compute import Compute
@@ -17,6 +20,10 @@ from tests.google.services import ServicesApi
 from tests.google.setup import ProjectApi
 from tests.google.world import World
 
+PLACE = ["--project", "test-project", "--region", "europe-west1"]
+PARENT = "projects/test-project/locations/europe-west1"
+BUCKET = "test-project-ml-data"
+IMAGE = "europe-west1-docker.pkg.dev/test-project/sentinelle/sentinelle:1"
 QUICK = Waits(first=0.001, longest=0.01, retry_for=5.0, operation=5.0)
 
 
@@ -81,3 +88,35 @@ def migrations(monkeypatch: Any) -> list[list[str]]:
 
     monkeypatch.setattr("tests.google.run.Container", Recorded)
     return commands
+
+
+@pytest.fixture
+def made(
+    google: GoogleServer,
+    project: ProjectApi,
+    control: ControlApi,
+    run: RunApi,
+    migrations: list[list[str]],
+) -> list[str]:
+    """A project with everything, and with things of others; their names."""
+    command = ["setup_cloud", *PLACE, "--control-plane", "--vm", "--image", IMAGE, "--yes"]
+    call_command(*command, stdout=io.StringIO(), stderr=io.StringIO())
+    project.objects[BUCKET] = [
+        {"name": f"runs/{n} é.json", "generation": str(g), "size": "500000000"}
+        for n in range(3)
+        for g in range(2)
+    ]
+    project.apis.add("cloudfunctions.googleapis.com")
+    functions = f"{PARENT}/functions"
+    control.functions = {
+        f"{functions}/sponsor": {"name": f"{functions}/sponsor", "labels": {"app": "sentinelle"}},
+        f"{functions}/theirs": {"name": f"{functions}/theirs"},
+    }
+    theirs = run_v2.Job(run.jobs[f"{PARENT}/jobs/sentinelle-manage"])
+    theirs.name, theirs.labels = f"{PARENT}/jobs/theirs", {"team": "risk"}
+    run.jobs[theirs.name] = theirs
+    control.sql["theirs"] = {"name": "theirs", "region": "europe-west1", "settings": {}}
+    policy = project.policies["/v1/projects/test-project"]
+    policy["bindings"].append({"role": "roles/viewer", "members": ["user:ada@example.com"]})
+    google.calls.clear()
+    return [theirs.name, "theirs"]

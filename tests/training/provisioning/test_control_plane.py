@@ -22,7 +22,7 @@ from tests.google.run import RunApi
 from tests.google.server import GoogleServer
 from tests.google.services import ServicesApi
 from tests.google.setup import ProjectApi
-from tests.training.provisioning.conftest import QUICK
+from tests.training.provisioning.conftest import IMAGE, PARENT, QUICK
 from tests.training.provisioning.test_setup_cloud import (
     NAMES,
     ONCE,
@@ -33,9 +33,7 @@ from tests.training.provisioning.test_setup_cloud import (
 )
 from training.provisioning import setup_steps
 
-IMAGE = "europe-west1-docker.pkg.dev/test-project/sentinelle/sentinelle:1"
 WITH_DATABASE = NAMES._replace(database="sentinelle")
-PARENT = "projects/test-project/locations/europe-west1"
 WEB, WORKERS = f"{PARENT}/services/sentinelle", f"{PARENT}/workerPools/sentinelle-workers"
 
 
