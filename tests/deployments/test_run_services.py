@@ -107,6 +107,18 @@ def test_what_follows_the_newest_revision_is_tied_to_the_one_it_is(google_servic
     assert shares(second()[0]) == [(FIRST, 100, ""), (SECOND, 0, "v1-1-0-b2")]
 
 
+def test_what_another_tool_gave_its_container_stays(google_services):
+    first()
+    template = google_services.services[NAME.full].template
+    template.volumes.append({"name": "scratch", "empty_dir": {"size_limit": "1Gi"}})
+    template.containers[0].volume_mounts.append({"name": "scratch", "mount_path": "/scratch"})
+    second(databases=(DATABASE,))
+    template = google_services.services[NAME.full].template
+    assert [volume.name for volume in template.volumes] == ["scratch", "cloudsql"]
+    paths = [mount.mount_path for mount in template.containers[0].volume_mounts]
+    assert paths == ["/scratch", "/cloudsql"]
+
+
 def test_deployed_again_with_the_same_tag_it_is_found(google_services):
     first(), second()
     google_services.google.calls.clear()
@@ -307,9 +319,10 @@ def test_a_canary_answers_its_share_and_its_tag_answers_alone():
     assert versions(service.of(SECOND).url, 5) == {"v1.1.0": 5}
 
 
-def test_traffic_moves_and_moves_back():
+def test_traffic_moves_and_moves_back(google_services):
     first(), second()
     promoted = run_services.traffic_set(NAME, [Traffic(SECOND, 100, "v1-1-0-b2")])
+    assert google_services.masks[-1] == ["traffic"]  # and no new revision, whatever else changed
     assert versions(promoted.url, 5) == {"v1.1.0": 5}
     # The first has lost its tag and is there still.
     back = run_services.traffic_set(NAME, [Traffic(FIRST, 100)])
@@ -398,12 +411,15 @@ def test_who_has_the_role_is_let_in_with_a_token_for_this_service(google_service
 def test_what_else_a_policy_says_stays(google_services):
     first()
     policy = google_services.policies[NAME.full]
+    policy.version = 3
     policy.bindings.add(role="roles/run.viewer", members=["user:a@b.fr"])
-    invokers.public_set(NAME, True)
-    invokers.public_set(NAME, False)
-    assert [bind.role for bind in google_services.policies[NAME.full].bindings] == [
-        "roles/run.viewer"
-    ]
+    at_night = policy.bindings.add(role=invokers.ROLE, members=["allUsers"])
+    at_night.condition.expression = "request.time.getHours() < 6"
+    before = list(policy.bindings)
+    assert not invokers.is_public(NAME)
+    assert invokers.public_set(NAME, True) is True
+    assert invokers.public_set(NAME, False) is True
+    assert list(google_services.policies[NAME.full].bindings) == before
 
 
 def test_an_organisation_that_allows_no_public_service_is_told_as_that(google_services):

@@ -56,6 +56,8 @@ class ServicesApi:
         self.outcomes: list[str] = []
         """How the next revisions end: NEVER, an empty text (ready) or why they are not."""
         self.serving = Serving(self, runs_program=runs_program)
+        self.masks: list[list[str]] = []
+        """Which fields each update named; none: all."""
         self.monitoring: Any = None
         """What measures them, where something does."""
         self._planned: dict[str, str] = {}
@@ -137,6 +139,7 @@ class ServicesApi:
         mask = [path for path in call.query.get("updateMask", "").split(",") if path]
         if wrong := [path for path in mask if path not in UPDATABLE]:
             raise Refusal("INVALID_ARGUMENT", f"update_mask: {wrong[0]} can't be updated")
+        self.masks.append(mask)
         changed = run_v2.Service(known)
         for path in mask or UPDATABLE:
             setattr(changed, path, getattr(service, path))
