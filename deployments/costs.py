@@ -331,6 +331,15 @@ def requests_cost(
     return _total((*_time_parts(tier, cpu, gibibytes(memory_mb), charged), fee))
 
 
+def instances_cost(seconds: Decimal, cpu: Decimal, memory_mb: int, region: str) -> Cost:
+    """What Cloud Run charges for so many seconds of instances, without the requests."""
+    table = prices().cloud_run
+    tier = table.tier(region)
+    if tier is None:
+        return Cost(None, note=f"The price table has no Cloud Run prices for the region {region}.")
+    return _total(_time_parts(tier, cpu, gibibytes(memory_mb), seconds))
+
+
 def storage_cost(gb: Decimal, months: Decimal, *, writes: int = 0, reads: int = 0) -> Cost:
     """What a bucket costs that holds `gb` for `months`, with its operations."""
     table = prices().storage

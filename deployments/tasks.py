@@ -31,3 +31,11 @@ def step_due_deployments() -> None:
     from deployments.rollouts.services import deployments_send_due
 
     deployments_send_due(now=timezone.now())
+
+
+@shared_task  # type: ignore[untyped-decorator]
+def measure_deployments() -> None:
+    """Every hour: read on what the engine on Cloud Run has been charged for."""
+    from deployments.rollouts.costs import deployments_measure
+
+    deployments_measure(now=timezone.now())

@@ -326,6 +326,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 15.0,
         "options": {"expire_seconds": 15},
     },
+    "measure-deployments": {
+        "task": "deployments.tasks.measure_deployments",
+        "schedule": 3600.0,
+        "options": {"expire_seconds": 3600},
+    },
     "step-due-deployments": {
         "task": "deployments.tasks.step_due_deployments",
         "schedule": 5.0,

@@ -20,6 +20,7 @@ LATENCIES = f"{RUN}/request_latencies"
 CPU = f"{RUN}/container/cpu/utilizations"
 MEMORY = f"{RUN}/container/memory/utilizations"
 INSTANCES = f"{RUN}/container/instance_count"
+BILLED = f"{RUN}/container/billable_instance_time"
 CODES = "metric.labels.response_code_class"
 # As many points as a plot and a table can show; Google has none shorter than a minute.
 POINTS = 120
@@ -109,6 +110,15 @@ def service_metrics(
         request_count=round(sum(totals)),
         error_count=round(sum(errors)),
     )
+
+
+def billed_seconds(
+    name: ServiceName, *, since: datetime, until: datetime, revision: str = ""
+) -> float:
+    """Instance time that Google charged in that time."""
+    grid = _Grid.of(since, until)
+    found = _Asker(name, revision, grid).one(BILLED, "ALIGN_DELTA", "REDUCE_SUM")
+    return sum(value for value in found if value is not None)
 
 
 class _Grid(NamedTuple):

@@ -67,14 +67,7 @@ class Follower:
 
     def follow(self, deployment: Deployment) -> None:
         """Until it is at its end; CommandError when that is a failure or Ctrl-C."""
-        try:
-            ended = self._drive(deployment)
-        except KeyboardInterrupt:
-            raise CommandError(
-                "Interrupted. Start the same command again: it goes on from here. To end the "
-                f"rollout: manage.py services cancel {deployment.service.name}",
-                returncode=INTERRUPTED,
-            ) from None
+        ended = self.follow_to_end(deployment)
         if ended.state == DeploymentState.FAILED:
             raise CommandError(f"The rollout failed. {ended.error}")
         service = ended.service
@@ -85,6 +78,17 @@ class Follower:
                 f"{service.url}"
             )
         )
+
+    def follow_to_end(self, deployment: Deployment) -> Deployment:
+        """Until it is at its end, whichever that is; CommandError after Ctrl-C."""
+        try:
+            return self._drive(deployment)
+        except KeyboardInterrupt:
+            raise CommandError(
+                "Interrupted. Start the same command again: it goes on from here. To end the "
+                f"rollout: manage.py services cancel {deployment.service.name}",
+                returncode=INTERRUPTED,
+            ) from None
 
     def _drive(self, deployment: Deployment) -> Deployment:
         """Take the steps, as soon as nobody else has them; whoever is dead has them no longer than
@@ -100,7 +104,8 @@ class Follower:
             if not deployment.is_unfinished:
                 return deployment
             renewed = seen is not None and deployment.lease_until not in (None, seen)
-            if renewed and deployment.next_step_at is None:
+            is_held = renewed or claims.holder_is_here(deployment)
+            if is_held and deployment.next_step_at is None:
                 raise RolloutRefused(
                     f"The command {deployment.claimed_by} is at it. This rollout is "
                     f"{deployment.state} since {deployment.state_since:%H:%M:%S} UTC."

@@ -54,15 +54,26 @@ def deployment_let_go(deployment_id: uuid.UUID, *, worker: str, again_at: dateti
     _held(deployment_id, worker).update(**changes)
 
 
+def holder_is_here(deployment: Deployment) -> bool:
+    """Whether a process of this very machine that lives has it."""
+    process = _process_here(deployment)
+    return deployment.lease_until is not None and process is not None and _lives(process)
+
+
 def deployment_free_of_the_dead(deployment: Deployment) -> None:
     """Free a rollout whose command was killed on this very machine: its lease needs not pass."""
-    host, _, rest = deployment.claimed_by.partition(":")
-    process = rest.partition(":")[0]
-    if host != socket.gethostname() or not process.isdigit() or _lives(int(process)):
+    process = _process_here(deployment)
+    if process is None or _lives(process):
         return
     Deployment.objects.filter(pk=deployment.pk, claimed_by=deployment.claimed_by).update(
         lease_until=None
     )
+
+
+def _process_here(deployment: Deployment) -> int | None:
+    host, _, rest = deployment.claimed_by.partition(":")
+    process = rest.partition(":")[0]
+    return int(process) if host == socket.gethostname() and process.isdigit() else None
 
 
 def deployment_change(

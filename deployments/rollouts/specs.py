@@ -10,16 +10,20 @@ from urllib.parse import quote, urlsplit
 
 from django.conf import settings
 
-from deployments.gcp.containers import Network, Secret
-from deployments.gcp.grants import DATABASE_PASSWORD, SECRET_KEY, SERVING, Names
+from deployments.gcp.containers import SQL_FOLDER, Network, Secret
+from deployments.gcp.grants import (
+    DATABASE_PASSWORD,
+    REDIS_ADDRESS,
+    SECRET_KEY,
+    SERVING,
+    Names,
+)
 from deployments.gcp.run_jobs import JobName, JobSpec
 from deployments.gcp.services import ServiceInfo, ServiceName, ServiceSpec
 from deployments.models import CloudService, Deployment
 from deployments.rollouts.errors import RolloutRefused
 from deployments.rollouts.wishes import read_wishes
 
-REDIS = "sentinelle-redis-url"
-"""The secret that holds REDIS_URL."""
 HOSTS = ".run.app"
 """Google's front end gives a container only requests for the addresses of its own service."""
 MIGRATION_SECONDS = 1800
@@ -122,13 +126,14 @@ def secrets() -> dict[str, Secret]:
     """The variables whose value is in Secret Manager."""
     found = {"SECRET_KEY": Secret(SECRET_KEY), "DB_PASSWORD": Secret(DATABASE_PASSWORD)}
     if not settings.REDIS_URL.startswith("unix://"):
-        found["REDIS_URL"] = Secret(REDIS)
+        found["REDIS_URL"] = Secret(REDIS_ADDRESS)
     return found
 
 
 def databases() -> tuple[str, ...]:
     """The Cloud SQL instances whose sockets the containers have."""
-    return (settings.CLOUD_SQL_INSTANCE,) if settings.CLOUD_SQL_INSTANCE else ()
+    instance = _instance()
+    return (instance,) if instance else ()
 
 
 def network() -> Network | None:
@@ -154,9 +159,9 @@ def database_url() -> str:
             "service and this server share. Set DATABASE_URL (docs/rollouts.md)."
         )
     user, name = quote(found.get("USER") or "postgres", safe=""), quote(found["NAME"], safe="")
-    if settings.CLOUD_SQL_INSTANCE:
-        return f"postgresql://{user}@/{name}?host=/cloudsql/{settings.CLOUD_SQL_INSTANCE}"
-    host = found.get("HOST") or found.get("OPTIONS", {}).get("host", "")
+    if instance := _instance():
+        return f"postgresql://{user}@/{name}?host={SQL_FOLDER}/{instance}"
+    host = _host()
     if host in LOCAL or host.startswith("/"):
         raise RolloutRefused(
             f"The database is at {host or 'a socket'} of this machine, which Cloud Run does not "
@@ -165,6 +170,18 @@ def database_url() -> str:
         )
     port = f":{found['PORT']}" if found.get("PORT") else ""
     return f"postgresql://{user}@{host}{port}/{name}"
+
+
+def _host() -> str:
+    found: Mapping[str, Any] = settings.DATABASES["default"]
+    return str(found.get("HOST") or found.get("OPTIONS", {}).get("host", ""))
+
+
+def _instance() -> str:
+    """The one of the settings, or that whose socket this server itself uses on Cloud Run."""
+    host = _host()
+    own = host.removeprefix(f"{SQL_FOLDER}/") if host.startswith(f"{SQL_FOLDER}/") else ""
+    return settings.CLOUD_SQL_INSTANCE or own
 
 
 def shown_database() -> str:

@@ -317,6 +317,10 @@ class ProjectApi:
         self._looks[name] = self._looks.get(name, 0) + 1
         return self._shown(name)
 
+    def forget_images(self) -> None:
+        """As if no image had ever been pushed."""
+        self._tags.clear()
+
     def _shown(self, name: str) -> dict[str, Any]:
         has_ended = self._looks.get(name, 0) >= OPERATIONS_TAKE
         now = self._ended[name] if has_ended else {"status": "WORKING"}

@@ -18,6 +18,7 @@ from deployments.gcp.metrics import ROWS, ServiceMetrics, service_metrics, spark
 from deployments.gcp.run_services import revisions_list, service_describe, service_list
 from deployments.gcp.services import SHOWN, RevisionInfo, ServiceInfo, ServiceName
 from deployments.management.base import SentinelleCommand
+from deployments.management.service_changes import ServiceChanges
 
 REVISIONS = 10
 HOURS_MAX = 42 * 24  # as long as Cloud Monitoring keeps what Cloud Run measures
@@ -25,14 +26,23 @@ HOURS_MAX = 42 * 24  # as long as Cloud Monitoring keeps what Cloud Run measures
 FOLLOW_SECONDS = 4.0
 
 
-class Command(SentinelleCommand):
-    help = "The Cloud Run services that score: what they are, what they log, how they are doing."
+class Command(ServiceChanges, SentinelleCommand):
+    help = (
+        "The Cloud Run services that score: what they are, what they log, how they are doing; a "
+        "canary is promoted, a deployment rolled back, a size changed, a service deleted."
+    )
     examples = """Examples:
   manage.py services list                              ours in the region
   manage.py services status sentinelle-ml-engine       its revisions, their shares, its health
   manage.py services logs sentinelle-ml-engine --follow
   manage.py services logs sentinelle-ml-engine --revision sentinelle-ml-engine-v1-1-0-b2 --limit 50
   manage.py services metrics sentinelle-ml-engine --hours 24
+  manage.py services history sentinelle-ml-engine      what was deployed from here, and by whom
+  manage.py services promote sentinelle-ml-engine --reason "same block rate after a day"
+  manage.py services rollback sentinelle-ml-engine --reason "blocks twice as much"
+  manage.py services update sentinelle-ml-engine --cpu 4 --memory 4Gi --env WEB_CONCURRENCY=4
+  manage.py services cancel sentinelle-ml-engine       a rollout that goes on, or was interrupted
+  manage.py services delete sentinelle-ml-engine
 
 Project and region are those of GOOGLE_CLOUD_PROJECT and GOOGLE_CLOUD_REGION unless given."""
 
@@ -46,6 +56,8 @@ Project and region are those of GOOGLE_CLOUD_PROJECT and GOOGLE_CLOUD_REGION unl
             add_place(verb, of_a_service=verb is not listed)
         for verb in (logs, metrics):
             verb.add_argument("--revision", default="", help="of this revision alone")
+        for verb in self.add_changes(verbs):
+            add_place(verb)
         logs.add_argument("--limit", type=int, default=LINES, help="the last lines (%(default)s)")
         logs.add_argument("--follow", action="store_true", help="go on until Ctrl-C")
         metrics.add_argument("--hours", type=float, default=1.0, help="how far back (%(default)s)")

@@ -22,7 +22,7 @@ def cloud(google_services, cloud_folders, transactional_db, settings, monkeypatc
     project = ProjectApi()
     project.apis |= {"cloudbuild.googleapis.com"}
     google_services.google.add(project)
-    made = Cloud(google_services, project)
+    made = Cloud(google_services, project, tmp_path)
     made.run.program = ["python", "-c", "pass"]
     made.run.world.secrets = project.values
     database = settings.DATABASES["default"]

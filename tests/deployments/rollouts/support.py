@@ -2,6 +2,7 @@
 
 import uuid
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import requests
@@ -17,17 +18,17 @@ from tests.google.runs import PROJECT, REGION
 class Cloud:
     """The local Google of the fixture `cloud`."""
 
-    def __init__(self, services: Any, project: Any) -> None:
+    def __init__(self, services: Any, project: Any, folder: Path) -> None:
+        self.folder = folder
         self.services, self.project, self.run = services, project, services.run
         self.google = services.google
         self.versions: dict[str, ModelVersion] = {}
 
     def start(self, version: str, **more: Any) -> Deployment:
         """A rollout of a version to “engine” that a command is to take through its steps."""
-        asked = {"image": "image:1", "is_attended": True, "requested_by": "ann", **more}
-        return services.rollout_start(
-            service="engine", project=PROJECT, region=REGION, version=version, **asked
-        ).deployment
+        asked = {"image": "image:1", "is_attended": True, "requested_by": "ann"}
+        place = {"service": "engine", "project": PROJECT, "region": REGION}
+        return services.rollout_start(version=version, **place | asked | more).deployment
 
     def drive(self, deployment: Deployment) -> Deployment:
         """Take every step."""
