@@ -70,13 +70,21 @@ class PredictionFilter(admin.SimpleListFilter):
         return queryset.filter(prediction=label) if label else queryset
 
 
+class MadeFilter(admin.DateFieldListFilter):
+    """The usual filter, under the name of the column."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.title = "time"
+
+
 class ClassifierVersionFilter(VersionFilter):
     """With the versions of classifiers."""
 
     kind = kinds.CLASSIFIER
 
 
-_FACTS = ("model", "version", "at", "prediction", "confidence_shown", "request", "caller")
+_FACTS = ("model", "model_version", "made", "prediction", "confidence_shown", "request", "caller")
 
 
 @admin.register(PredictionRecord)
@@ -93,7 +101,12 @@ class PredictionRecordAdmin(ReadOnlyAdmin):
         "caller",
     )
     list_display_links = ("made",)
-    list_filter = (ModelFilter, PredictionFilter, ("model_version", ClassifierVersionFilter), "at")
+    list_filter = (
+        ModelFilter,
+        PredictionFilter,
+        ("model_version", ClassifierVersionFilter),
+        ("at", MadeFilter),
+    )
     list_select_related = ("model", "model_version__model")
     paginator = CappedPaginator
     show_facets = admin.ShowFacets.NEVER  # each would count all rows
