@@ -41,6 +41,7 @@ GROUPS = (
 )
 ONLY_OF: dict[str, Kind] = {
     "rules": FRAUD,
+    "days": FRAUD,
     **{
         field.name: kind
         for kind, fields in FIELDS_OF.items()
@@ -73,7 +74,7 @@ def grouped(form: forms.Form, groups: Iterable[tuple[str, Iterable[str]]]) -> li
 
 def mark_kinds(fields: dict[str, forms.Field]) -> None:
     """Say in the page which field is of which kind, of which kind each model is and which data set
-    is whose: train.js hides what the chosen model has not."""
+    is whose: kinds.js hides what the chosen model has not."""
     kinds = dict(RegisteredModel.objects.values_list("name", "kind"))
     owners = Dataset.objects.exclude(model=None).values_list("name", "model__name")
     fields["model"].widget.attrs["data-kinds"] = json.dumps(kinds)
@@ -149,6 +150,10 @@ class TrainForm(forms.Form):
             for name, words in LAUNCHERS.items()
         ]
         mark_kinds(self.fields)
+        names = RegisteredModel.objects.values_list("name", flat=True)
+        self.fields["version"].widget.attrs["data-versions"] = json.dumps(
+            {name: selectors.next_version(name) for name in names}
+        )
 
     def groups(self) -> list[Group]:
         """The fields under their headings."""

@@ -63,7 +63,7 @@ class RetrainingScheduleAdmin(ReadOnlyAdmin):
 
     class Media:
         css = {"all": ["deployments/admin.css", "training/training.css"]}
-        js = ["training/schedule.js", "training/refresh.js"]
+        js = ["training/kinds.js", "training/schedule.js", "training/refresh.js"]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[RetrainingSchedule]:  # noqa: ARG002
         last = TrainingRun.objects.filter(schedule=OuterRef("pk")).order_by("-created_at")
@@ -371,13 +371,19 @@ def _facts(schedule: RetrainingSchedule) -> list[tuple[str, str]]:
         ("Data", capfirst(schedule.source)),
         ("Then", schedule.get_then_display()),
         ("Where it runs", f"{launcher}; {resources}" if resources else launcher),
-        ("Rules", schedule.rule_set.name if schedule.rule_set else "Those that serve then"),
+        ("Rules", _rules(schedule)),
         ("Seed", str(schedule.seed)),
         *describe_options(schedule.typed_options),
         ("Made", f"{timezone.localtime(schedule.created_at):%Y-%m-%d %H:%M} "
                  f"by {schedule.created_by or 'nobody'}"),
     ]  # fmt: skip
     return [(name, value) for name, value in facts if value]
+
+
+def _rules(schedule: RetrainingSchedule) -> str:
+    if schedule.model.is_classifier:
+        return ""
+    return schedule.rule_set.name if schedule.rule_set else "Those that serve then"
 
 
 def _times(crontab: str, time_zone: str) -> dict[str, Any]:

@@ -144,9 +144,7 @@ def _faults(schedule: RetrainingSchedule) -> list[FieldError]:
     others = RetrainingSchedule.objects.filter(deleted_at=None).exclude(pk=schedule.pk)
     if others.filter(name=schedule.name).exists():
         faults.append(FieldError("name", NAME_TAKEN))
-    faults += _model_faults(schedule)
-    if (schedule.dataset is None) == (schedule.days is None):
-        faults.append(FieldError("days", "Give a number of days of traffic, or choose a data set."))
+    faults += _source_faults(schedule)
     try:
         if not read_crontab(schedule.crontab, schedule.time_zone).upcoming(timezone.now(), 1):
             faults.append(FieldError("crontab", "No day of the next eight years is like that."))
@@ -170,19 +168,21 @@ def _faults(schedule: RetrainingSchedule) -> list[FieldError]:
     return faults
 
 
-def _model_faults(schedule: RetrainingSchedule) -> list[FieldError]:
-    """What its model can't be trained on or with."""
+def _source_faults(schedule: RetrainingSchedule) -> list[FieldError]:
+    """What its model can't be trained on, or with."""
     faults = []
-    if schedule.model.is_classifier and schedule.days is not None:
-        faults.append(
-            FieldError(
-                "days",
-                f"Recorded traffic is of transactions; “{schedule.model.name}” is a classifier: "
-                "choose a data set of its rows.",
-            )
-        )
-    if schedule.model.is_classifier and schedule.rule_set is not None:
-        faults.append(FieldError("rules", "A classifier is trained without rules."))
+    one_source = (schedule.dataset is None) != (schedule.days is None)
+    if schedule.model.is_classifier:
+        name = schedule.model.name
+        if schedule.days is not None:
+            traffic = f"Recorded traffic is of transactions; “{name}” is a classifier."
+            faults.append(FieldError("days", traffic))
+        if schedule.dataset is None:
+            faults.append(FieldError("dataset", f"Choose a data set of rows of “{name}”."))
+        if schedule.rule_set is not None:
+            faults.append(FieldError("rules", "A classifier is trained without rules."))
+    elif not one_source:
+        faults.append(FieldError("days", "Give a number of days of traffic, or choose a data set."))
     if schedule.dataset is not None:
         try:
             refuse_other_data(schedule.model, schedule.dataset)

@@ -17,6 +17,9 @@ from django.utils import timezone
 
 from engine.store import open_store
 from sentinelle.storages import storages
+from tests.bundles import seed_registry
+from tests.classifiers import register_model
+from tests.engine.classifiers import CHURN
 from tests.google.gcs import CloudStorage
 from tests.training.datasets.support import line, text
 from training import uploads
@@ -26,6 +29,7 @@ from training.models import Dataset, DatasetUpload, UploadState
 pytestmark = pytest.mark.django_db(transaction=True)
 GOOD = text(line(1), line(2), line(3, is_fraud="true"))
 BAD = text(line(1), line(2, amount="x"))
+ROWS = b"age,paid,plan,opened_mail,left\n30,1,free,true,yes\n41,2,,,no\n"
 ADD = "/admin/training/datasetupload/add/"
 
 
@@ -61,6 +65,24 @@ def work(upload: DatasetUpload) -> DatasetUpload:
 
 def files(place: str) -> list[str]:
     return open_store(place).list()
+
+
+def test_rows_of_a_classifier_are_uploaded_too(place: str, admin_client: Client) -> None:
+    seed_registry()
+    register_model(CHURN)
+    file = SimpleUploadedFile("rows.csv", ROWS)
+    asked = {"name": "customers", "model": "churn", "preset": "canonical", "on_bad_rows": "stop"}
+    refused = admin_client.post(ADD, {**asked, "file": file, "start": "2026-01-01"})
+    assert b"are those of its definition: leave this empty" in refused.content
+    file.seek(0)
+    answer = admin_client.post(ADD, {**asked, "file": file})
+    upload = work(DatasetUpload.objects.get())
+    assert upload.state == UploadState.SUCCEEDED, upload.error
+    assert upload.dataset is not None
+    assert upload.dataset.model is not None
+    assert (upload.dataset.model.name, upload.dataset.rows) == ("churn", 2)
+    assert files(place) == []
+    assert b"2 rows of churn" in admin_client.get(answer["Location"]).content
 
 
 def test_an_uploaded_file_becomes_a_data_set_and_goes(place: str, messages: list[int]) -> None:

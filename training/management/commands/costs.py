@@ -13,6 +13,7 @@ from deployments.costs import Cost, dollars, euros, prices, requests_cost
 from deployments.gcp.limits import parse_memory
 from deployments.management.base import SentinelleCommand
 from deployments.management.cloud import check_name
+from deployments.selectors import model_by_name
 from training.cost_report import (
     MonthCosts,
     RunCost,
@@ -25,6 +26,7 @@ from training.launchers.choose import choose
 from training.launchers.estimate import estimate_rows
 from training.launchers.resources import KINDS, about_time, describe_resources, resources_for
 from training.metrics import Cell, Table, text_table
+from training.pipeline.spec import AnyOptions, ClassifierOptions, Options
 
 HEADER = ("Run", "Launcher", "Resources", "State", "Time", "Estimate", "Actual")
 
@@ -38,6 +40,7 @@ examples:
   manage.py costs estimate --rows 1000000                 at each place, and what auto takes
   manage.py costs estimate --launcher cloud-run --rows 1000000 --cpu 4 --memory 8Gi
   manage.py costs estimate --launcher vm --rows 1000000 --machine-type e2-standard-4
+  manage.py costs estimate --model sponsor --launcher vm --rows 1000000
   manage.py costs service --requests 1000000 --seconds 0.2 --cpu 2 --memory 2Gi"""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -57,6 +60,9 @@ examples:
         parser.add_argument("--cpu", type=int, help="processors, of a job or a service")
         parser.add_argument("--memory", metavar="SIZE", help="such as 8Gi")
         parser.add_argument("--machine-type", help="such as e2-standard-4")
+        parser.add_argument(
+            "--model", default=settings.MODEL_NAME, help="that is trained (%(default)s)"
+        )
         parser.add_argument("--requests", type=int, help="to a service")
         parser.add_argument("--seconds", type=Decimal, help="that each request takes")
 
@@ -101,13 +107,18 @@ examples:
         rows = options["rows"]
         if rows is None or rows < 1:
             raise CommandError("How many rows? Give --rows, 1 or more.")
+        model = model_by_name(options["model"])
+        wanted = ClassifierOptions() if model.is_classifier else Options()
         chosen = [options["launcher"]] if options["launcher"] else list(KINDS)
         for launcher in chosen:
-            self._estimate_at(launcher, rows, options)
+            self._estimate_at(launcher, rows, wanted, options)
         if options["launcher"] is None:
-            self.stdout.write(f"\nauto takes {choose(rows).reason}")
+            choice = choose(rows, wanted, model=model.name)
+            self.stdout.write(f"\nauto takes {choice.reason}")
 
-    def _estimate_at(self, launcher: str, rows: int, options: dict[str, Any]) -> None:
+    def _estimate_at(
+        self, launcher: str, rows: int, wanted: AnyOptions, options: dict[str, Any]
+    ) -> None:
         given = {
             "cpu": options["cpu"],
             "memory_mb": options["memory"],
@@ -121,7 +132,7 @@ examples:
         resources = resources_for(launcher, given)
         for name in ("region", "zone"):
             check_name(name, getattr(resources, name, None))
-        expected = estimate_rows(launcher, resources, rows)
+        expected = estimate_rows(launcher, resources, rows, wanted, model=options["model"])
         self.stdout.write(f"{launcher}: {describe_resources(resources)}")
         self.stdout.write(f"  {expected.words}")
         notes = (expected.price_note,) if expected.price_note and launcher != "local" else ()
