@@ -58,19 +58,14 @@ class ClassifierBundle:
     definition: Definition
     _model: Any
 
-    def probabilities(
-        self, rows: NDArray[np.floating[Any]], threads: int = 1
-    ) -> NDArray[np.float64]:
-        """The probabilities (n, classes), each row summing to 1, of encoded rows (n, columns).
-
-        `threads` share the rows out (0: one a core), and change no figure.
-        """
+    def probabilities(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The probabilities (n, classes), each row summing to 1, of encoded rows (n, columns)."""
         columns = len(self.manifest.columns)
         if rows.ndim != 2 or rows.shape[1] != columns:
             raise ValueError(f"expected rows of {columns} columns, got {rows.shape}")
         # scikit-learn's forests compare in float32.
         narrowed = rows.astype(np.float32).astype(np.float64)
-        found = np.asarray(gtil.predict(self._model, narrowed, nthread=threads), dtype=np.float64)
+        found = np.asarray(gtil.predict(self._model, narrowed, nthread=1), dtype=np.float64)
         return found.reshape(len(rows), len(self.manifest.classes))
 
     def predict(self, values: Mapping[str, Any]) -> dict[str, Any]:

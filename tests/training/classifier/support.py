@@ -5,14 +5,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from engine.classifier.definition import Definition, read_definition
+from engine.store import LocalStore
 from training.pipeline.classifier.datasets import ImportResult, import_rows
+from training.pipeline.job import execute
+from training.pipeline.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[3]
 CHURN = """
@@ -106,10 +109,18 @@ def write_spec(folder: Path, dataset: str, definition: str = CHURN, **changes: A
     return folder
 
 
-def run_program(folder: Path, *options: str) -> dict[str, Any]:
+def run_here(folder: Path) -> dict[str, Any]:
+    """Run a run folder in this process; its report."""
+    run = RunFolder(LocalStore(folder), "test")
+    run.claim()
+    _, report = execute(run)
+    return report
+
+
+def run_program(folder: Path, *, prefix: Sequence[str] = (), **environment: str) -> dict[str, Any]:
     """Run the training program on a run folder; its report."""
-    command = [sys.executable, "-m", "training.pipeline.job", str(folder), *options]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [*prefix, sys.executable, "-m", "training.pipeline.job", str(folder)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     environment.pop("CLOUD_RUN_EXECUTION", None)
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     report = folder / "report.json"

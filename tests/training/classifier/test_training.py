@@ -1,5 +1,8 @@
 """A classifier's training through its program: what it reports, and that it is so."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -7,15 +10,19 @@ import joblib
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from scipy.stats import binomtest
 from sklearn import metrics as sk
 
 from engine.classifier.bundle import ClassifierBundle, load_classifier
 from engine.store import LocalStore
 from tests.training.classifier.support import (
+    CHURN,
     INPUTS,
+    ROOT,
     churn,
     churn_rows,
     import_churn,
+    run_here,
     run_program,
     write_spec,
 )
@@ -104,3 +111,142 @@ def test_the_figures_are_scikit_learns(run):
         "labels": names,
         "counts": sk.confusion_matrix(labels, predicted, labels=names).tolist(),
     }
+
+
+def test_the_accuracys_interval_and_the_calibration_follow_from_the_predictions(run):
+    right = np.array(run.predictions["label"]) == np.array(run.predictions["prediction"])
+    found = run.report["metrics"]
+    interval = binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
+    assert found["accuracy_interval"] == pytest.approx([interval.low, interval.high])
+
+    confidence = np.array(run.predictions["confidence"])
+    error, rows = 0.0, 0
+    for low in np.arange(10) / 10:
+        inside = (confidence >= low) & (confidence < low + 0.1 + (low == 0.9))
+        if inside.any():
+            drawn = run.report["curves"]["reliability"][rows]
+            assert drawn["rows"] == inside.sum()
+            assert drawn["accuracy"] == pytest.approx(right[inside].mean())
+            error += abs(right[inside].sum() - confidence[inside].sum()) / len(right)
+            rows += 1
+    assert len(run.report["curves"]["reliability"]) == rows
+    assert found["expected_calibration_error"] == pytest.approx(error)
+
+
+def test_what_decides_is_important_and_all_inputs_are_told(run):
+    found = {entry["name"]: entry for entry in run.report["importances"]}
+    assert {*found} == {*INPUTS}
+    assert found["plan"]["columns"] == 3
+    assert all(entry["low"] <= entry["drop"] <= entry["high"] for entry in found.values())
+    assert found["age"]["low"] > 0.05
+    assert [*found] == sorted(found, key=lambda name: -found[name]["drop"])
+
+
+def test_the_report_says_what_it_was_trained_on_and_what_it_took(run):
+    report = run.report
+    assert (report["kind"], report["model"], report["version"]) == ("classifier", "churn", "1.0.0")
+    assert report["deployable"] is True
+    assert report["metrics"]["best_possible_accuracy"] is None
+    assert report["metrics"]["split"] == {"test": 0.2}
+    assert report["champion_error"] is None
+    data = report["data"]
+    assert data["parts"]["train"]["rows"] + data["parts"]["test"]["rows"] == data["rows"] == ROWS
+    assert data["parts"]["test"]["classes"] == {
+        label: run.predictions["label"].count(label) for label in churn().labels
+    }
+    stages = ["load", "split", "fit", "export", "evaluate", "bundle"]
+    assert [*report["timings"]] == [*report["peaks_mb"]] == stages
+    assert json.loads((run.folder / "progress.json").read_bytes())["fraction"] == 1.0
+    told = run.bundle.manifest.training
+    assert told["metrics"] == report["metrics"]
+    assert told["data"]["fingerprint"] == data["fingerprint"]
+
+
+def test_the_same_run_gives_the_same_bytes_on_any_number_of_cores(run, tmp_path):
+    spec = json.loads((run.folder / "spec.json").read_bytes())
+    again = write_spec(tmp_path / "again", **spec)
+    # Memory that nobody set has other content too.
+    report = run_program(
+        again, prefix=["taskset", "-c", "0"], PYTHONHASHSEED="7", MALLOC_PERTURB_="165"
+    )
+    assert report["manifest_sha256"] == run.report["manifest_sha256"]
+    assert (again / "predictions.parquet").read_bytes() == (
+        run.folder / "predictions.parquet"
+    ).read_bytes()
+
+
+def test_the_program_loads_neither_pandas_nor_what_only_fraud_needs(run, tmp_path):
+    spec = json.loads((run.folder / "spec.json").read_bytes())
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    program = (
+        "import sys; from training.pipeline.job import main; status = main([sys.argv[1]]);"
+        "print([name for name in ('pandas', 'numba', 'duckdb', 'django') if name in sys.modules]);"
+        "sys.exit(status)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+def champion_of(run: Run, **changes: str) -> dict[str, str]:
+    digest = run.report["manifest_sha256"]
+    champion = {"version": "1.0.0", "location": f"{run.folder}/bundle", "manifest_sha256": digest}
+    return champion | changes
+
+
+def test_the_champion_is_compared_on_the_same_rows(run, tmp_path):
+    spec = json.loads((run.folder / "spec.json").read_bytes())
+    same = {"dataset_fingerprint": spec["dataset_fingerprint"], "champion": champion_of(run)}
+    options = {"trees": 1}
+    folder = write_spec(tmp_path / "run", spec["dataset"], options=options, seed=1, **same)
+    report = run_here(folder)
+    found = report["metrics"]
+    assert found["champion"] == {
+        "version": "1.0.0",
+        "split": {"test": 0.2},
+        "same_dataset": True,
+        "same_scores": False,
+    }
+    theirs = np.array(run.predictions["prediction"]) == np.array(run.predictions["label"])
+    table = pq.read_table(folder / "predictions.parquet").to_pydict()
+    assert table["row"] == run.predictions["row"]
+    ours = np.array(table["prediction"]) == np.array(table["label"])
+    assert found["baselines"]["champion"]["accuracy"] == pytest.approx(theirs.mean())
+    difference = found["differences"]["champion"]["accuracy"]
+    assert difference["difference"] == pytest.approx(ours.mean() - theirs.mean())
+    # The same by drawing rows, as the bootstrap is written.
+    random = np.random.default_rng(0)
+    gaps = ours.astype(float) - theirs
+    drawn = [gaps[random.integers(0, len(gaps), len(gaps))].mean() for _ in range(4_000)]
+    assert difference["interval"] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.004)
+
+
+def test_a_version_that_is_the_champion_again_is_told_to_be_it(run, tmp_path):
+    spec = json.loads((run.folder / "spec.json").read_bytes())
+    folder = write_spec(
+        tmp_path / "run", spec["dataset"], options=OPTIONS, champion=champion_of(run)
+    )
+    found = run_here(folder)["metrics"]
+    assert found["champion"]["same_scores"] is True
+    assert found["champion"]["same_dataset"] is False
+    assert found["differences"]["champion"]["accuracy"] == {
+        "difference": 0.0,
+        "interval": [0.0, 0.0],
+    }
+
+
+def test_a_champion_that_can_not_be_compared_with_is_reported_and_stops_nothing(run, tmp_path):
+    spec = json.loads((run.folder / "spec.json").read_bytes())
+    other = CHURN.replace("maximum = 120", "maximum = 121")
+    cases = {
+        "another": (other, champion_of(run), "it reads other inputs, or tells other classes"),
+        "gone": (CHURN, champion_of(run, location=f"{tmp_path}/gone"), "has no manifest"),
+    }
+    for name, (definition, champion, told) in cases.items():
+        folder = write_spec(
+            tmp_path / name, spec["dataset"], definition, options={"trees": 1}, champion=champion
+        )
+        report = run_here(folder)
+        assert (report["status"], report["metrics"]["champion"]) == ("succeeded", None)
+        assert told in report["champion_error"]

@@ -69,7 +69,7 @@ def _answers(
     if bundle.definition.fingerprint != definition.fingerprint:
         raise InvalidBundle("it reads other inputs, or tells other classes.")
     predicted = predict_rows(
-        lambda rows: bundle.probabilities(rows, threads=0),
+        lambda rows: bundle.probabilities(rows.astype(np.float64)),
         matrix,
         labels,
         len(definition.classes),

@@ -10,31 +10,12 @@ from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier
 
 from training.pipeline.classifier.rows import Codes, Matrix
+from training.pipeline.classifier.sizes import LEAST_LEAF, TREE_ROWS, most_leaves, most_threads
 
-FOREST_BYTES: Final = 55_000_000
-"""What a forest may have in model.treelite and, packed, in model.joblib together at most."""
-LEAF_BYTES: Final = 280
-CLASS_BYTES: Final = 24
-"""What a leaf, with the node above it, has in the two at most: this, and so much for each class."""
-LEAST_LEAF: Final = 5
-"""Rows in a leaf, where there are few."""
-TREE_ROWS: Final = 200_000
-"""As many rows as this are drawn for a tree, with replacement: more would cost time and not make
-a tree of that few leaves better."""
 MAX_FEATURES: Final = 0.5
 """Share of the columns that a split may choose from. The root of their number, which is usual,
 leaves a forest on a few inputs often without the one that matters."""
-MOST_THREADS: Final = 4
-"""A tree that is being grown takes memory by the row."""
 STEPS: Final = 10
-
-
-def most_leaves(trees: int, classes: int) -> int:
-    """How many leaves a tree may have, so that the forest keeps to `FOREST_BYTES`.
-
-    The number of rows does not change it: with more rows, more of them are in a leaf.
-    """
-    return max(2, FOREST_BYTES // (trees * (LEAF_BYTES + CLASS_BYTES * classes)))
 
 
 def fit_forest(
@@ -65,7 +46,7 @@ def fit_forest(
         max_features=MAX_FEATURES,
         max_samples=min(len(labels), TREE_ROWS),
         random_state=seed,
-        n_jobs=max(1, min(joblib.cpu_count(), MOST_THREADS)),
+        n_jobs=most_threads(),
         warm_start=True,
     )
     for grown in sorted({math.ceil(trees * step / STEPS) for step in range(1, STEPS + 1)}):

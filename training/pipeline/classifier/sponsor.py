@@ -62,7 +62,7 @@ def sponsor_rows(rows: int, random: np.random.Generator) -> Mapping[str, Any]:
     score = np.clip(goals[0] - goals[1], -10, 10)
     temperature: Values = random.normal(15.0, 9.0, rows).clip(-20, 50).round(1)
     crowd: Values = random.beta(5.0, 2.0, rows).round(2)
-    best, second, chance = _preferences(minute, score, temperature, crowd, zone, event)
+    best, second, chance = preferences(minute, score, temperature, crowd, zone, event)
     label = _drawn(best, second, chance, random)
     return {
         "match_minute": minute,
@@ -88,7 +88,7 @@ def _minutes(event: Codes, random: np.random.Generator) -> Codes:
     return np.where(event == FINAL, np.where(longest > 96, 120, 90 + stoppage), minute)
 
 
-def _preferences(
+def preferences(
     minute: Codes,
     score: Codes,
     temperature: Values,
