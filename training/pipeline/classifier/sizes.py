@@ -42,7 +42,8 @@ _MB: Final = 2**20
 
 def most_threads() -> int:
     """How many threads to work with: one a core, but each takes memory by the row."""
-    return max(1, min(joblib.cpu_count(), MOST_THREADS))
+    cores: int = joblib.cpu_count()
+    return min(cores, MOST_THREADS)
 
 
 def most_leaves(trees: int, classes: int) -> int:
