@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import requests
 
 from engine.champions import Champion, write_champion
@@ -84,7 +83,7 @@ def measured(store: Store, files: dict[str, bytes], calls: int) -> dict[str, flo
         began = time.perf_counter()
         assert server.post(INPUTS).status_code == 200
         figures["first answer: download, check, load, s"] = time.perf_counter() - began
-        figures["memory with one version, MB"] = memory(server)
+        figures["memory with one version, MB"] = server.memory_mb()
         with requests.Session() as session:
             times = timed(lambda: session.post(server.url, json=INPUTS, timeout=60), calls)
         figures["an answer over HTTP, p50, ms"], figures["p99, ms"] = times
@@ -93,7 +92,7 @@ def measured(store: Store, files: dict[str, bytes], calls: int) -> dict[str, flo
         while server.post(INPUTS).json()["model_version"] != "v1.0.1":
             time.sleep(0.05)
         figures["change to another version, s"] = time.perf_counter() - began
-        figures["most memory, at that change, MB"] = memory(server, most=True)
+        figures["most memory, at that change, MB"] = server.memory_mb(most=True)
     finally:
         server.close()
     return figures
@@ -108,18 +107,6 @@ def timed(call: Callable[[], object], calls: int) -> tuple[float, float]:
         found[turn] = time.perf_counter() - began
     p50, p99 = np.percentile(found * 1e3, (50, 99))
     return float(p50), float(p99)
-
-
-def memory(server: FunctionServer, most: bool = False) -> float:
-    """What all processes of the function have in memory, now or at most, in MB; what they share is
-    counted for each."""
-    main = psutil.Process(server.process.pid)
-    word = "VmHWM" if most else "VmRSS"
-    total = 0
-    for process in (main, *main.children(recursive=True)):
-        status = Path(f"/proc/{process.pid}/status").read_text()
-        total += int(status.split(f"{word}:")[1].split()[0])
-    return total * 1024 / 1e6
 
 
 def _quiet(*_told: Any) -> None:

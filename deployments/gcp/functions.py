@@ -31,7 +31,7 @@ ENGINE_PARTS = (
 EPOCH = (1980, 1, 1, 0, 0, 0)
 HEALTH_SECONDS = 60.0
 """One call of a function that may have to start and download its bundle."""
-SETTLING_SECONDS = 60.0
+SETTLING_SECONDS = 90.0
 """How long a role that was just given, or an address that is new, may take to be known."""
 
 
@@ -133,7 +133,8 @@ def function_health(function: Deployed, *, waits: Waits) -> Health:
     token = id_token(function.url)
     while True:
         health = _asked(f"{function.url}/health", token)
-        if health.says or not pauses.pause():
+        is_settled = health.says and health.says.get("code") != "STORE_UNAVAILABLE"
+        if is_settled or not pauses.pause():
             return health
 
 

@@ -35,7 +35,7 @@ def project() -> ProjectApi:
 
 @pytest.fixture
 def api(project: ProjectApi, gcs: Any, bucket: str) -> FunctionsApi:
-    return FunctionsApi(project, gcs.environment())
+    return FunctionsApi(project, {**gcs.environment(), "CHAMPION_CHECK_SECONDS": "0.1"})
 
 
 @pytest.fixture
@@ -155,6 +155,14 @@ def test_a_damaged_champion_fails_the_command(
     store.write("sponsor/v1.0.0/definition.toml", b"name = 3")
     with pytest.raises(CommandError, match=r"answers 503: .*definition.toml .* not the one in the"):
         deploy(bucket)
+
+
+def test_a_role_that_is_not_known_everywhere_yet_is_waited_for(
+    google: GoogleServer, api: FunctionsApi, bucket: str, gcs: Any
+) -> None:
+    promote(open_store(f"gs://{bucket}/artifacts"))
+    gcs.fault("GET .*champion.json", "PERMISSION_DENIED", times=2)
+    assert "v1.0.0 of sponsor serves." in deploy(bucket)
 
 
 def test_who_may_not_call_it_is_told(google: GoogleServer, api: FunctionsApi, bucket: str) -> None:

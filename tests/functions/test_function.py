@@ -9,13 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import requests
+from sklearn.ensemble import RandomForestClassifier
 
 from engine.champions import Champion, write_champion
 from engine.classifier.bundle import MODEL, load_classifier
 from engine.classifier.request import MAX_BODY
 from engine.store import LocalStore, Store, open_store
+from engine.trees import serialize
 from sentinelle.problems import problem
 from tests.engine.classifiers import INPUTS, made_up_values, promote, write_small_classifier
 from tests.google.function_server import FunctionServer
@@ -101,6 +104,28 @@ def test_it_loads_no_library_of_training_or_of_fraud(function: FunctionServer) -
     assert any("treelite" in path for path in loaded)
     heavy = ("numba", "llvmlite", "sklearn", "pandas", "pyarrow", "duckdb", "grpc", "django")
     assert not [path for path in loaded if any(f"/{name}/" in path for name in heavy)]
+
+
+def test_it_keeps_to_the_memory_of_a_function(tmp_path: Path) -> None:
+    """512 MB, also while it changes from one bundle to another, of the largest that training
+    makes."""
+    store = LocalStore(tmp_path)
+    random = np.random.default_rng(0)
+    # Of noise, a tree can only learn every row.
+    forest = RandomForestClassifier(5, min_samples_leaf=2, random_state=0)
+    forest.fit(random.random((11_000, 12), np.float32), random.integers(0, 3, 11_000))
+    forest.estimators_, forest.n_estimators = 20 * forest.estimators_, 100
+    files = {MODEL: serialize(forest)}
+    assert 40e6 < len(files[MODEL]) < 60e6
+    promote(store, files=files)
+    server = serve({"ARTIFACTS_DIR": store.location, "CHAMPION_CHECK_SECONDS": "0.1"})
+    try:
+        assert server.post(INPUTS).status_code == 200
+        promote(store, "1.1.0", 2, files=files)
+        eventually(lambda: server.post(INPUTS).json()["model_version"] == "v1.1.0")
+        assert server.memory_mb(most=True) < 450
+    finally:
+        server.close()
 
 
 # --- What is refused ------------------------------------------------------------------------
