@@ -17,7 +17,7 @@ ACCOUNTS = {
     TRAINING: "Sentinelle: the training program, in a job or on a machine",
     BUILD: "Sentinelle: builds the image",
 }
-FUNCTION_ACCOUNTS = {**ACCOUNTS, FUNCTION: "Sentinelle: functions, which read bundles"}
+ALL_ACCOUNTS = {**ACCOUNTS, FUNCTION: "Sentinelle: functions, which read bundles"}
 SECRET_KEY, DATABASE_PASSWORD = "sentinelle-secret-key", "sentinelle-db-password"
 REDIS_ADDRESS = "sentinelle-redis-url"
 SECRETS = {
@@ -59,7 +59,7 @@ class Names(NamedTuple):
     @property
     def accounts(self) -> dict[str, str]:
         """Each account and who it is."""
-        return FUNCTION_ACCOUNTS if self.function else ACCOUNTS
+        return ALL_ACCOUNTS if self.function else ACCOUNTS
 
     @property
     def secrets(self) -> dict[str, str]:
@@ -252,7 +252,7 @@ def _without_replaced(
         for grant in given
         if grant.role == binding["role"] and _same(condition, _condition(grant))
     }
-    ours = {f"serviceAccount:{names.account(account)}" for account in FUNCTION_ACCOUNTS}
+    ours = {f"serviceAccount:{names.account(account)}" for account in ALL_ACCOUNTS}
     members = [each for each in binding["members"] if each in current or each not in ours]
     return {**binding, "members": members}
 

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from deployments.gcp.buckets import bucket_delete, bucket_size
 from deployments.gcp.errors import CloudError
-from deployments.gcp.grants import ACCOUNTS, Names
+from deployments.gcp.grants import ALL_ACCOUNTS, Names
 from deployments.gcp.machines import labelled
 from deployments.gcp.rest import Body, Request, Tell, Waits, send, send_and_wait
 
@@ -199,7 +199,7 @@ def _without_ours(names: Names) -> tuple[Body, list[tuple[Mapping[str, Any], lis
     policy = send(
         Request("POST", "cloudresourcemanager", path, body), "Reading the project's roles"
     )
-    emails = [names.account(account) for account in ACCOUNTS]
+    emails = [names.account(account) for account in ALL_ACCOUNTS]
 
     def stays(member: str) -> bool:
         # An account that was deleted first is still a member: deleted:serviceAccount:EMAIL?uid=N.
@@ -223,7 +223,7 @@ def _unbind(names: Names) -> Callable[[Waits, Tell], None]:
 
 
 def _accounts(names: Names) -> Iterator[Thing]:
-    for account in ACCOUNTS:
+    for account in ALL_ACCOUNTS:
         email = names.account(account)
         path = f"v1/projects/{names.project}/serviceAccounts/{email}"
         if _one("iam", path, f"Looking for the account {email}") is not None:

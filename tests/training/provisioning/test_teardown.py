@@ -33,6 +33,8 @@ def test_everything_that_was_made_is_gone_and_what_is_of_others_stays(
     run: RunApi,
     compute: Compute,
 ) -> None:
+    # As deploy_function makes it.
+    project.accounts["sentinelle-function@test-project.iam.gserviceaccount.com"] = {}
     text = teardown("--yes")
     # A job's policy goes with it: here the two are kept apart.
     policies = {
