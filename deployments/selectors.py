@@ -76,7 +76,7 @@ def models_listed() -> QuerySet[Any]:
         champion_number=Subquery(champion.values("version__version")),
         versions_count=Count("versions"),
     )
-    return models
+    return models.order_by("name")
 
 
 def version_by_semver(model: RegisteredModel, version: str) -> ModelVersion:
