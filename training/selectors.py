@@ -31,9 +31,10 @@ def run_by_id(run_id: Any) -> TrainingRun:
 
 def run_find(text: str) -> TrainingRun:
     """The run whose id begins with `text` (4 characters or more), or the latest run of the version
-    `text`. Raises RunRefused, naming others, when there is none or more than one."""
+    `text`, with its model before it where several have that version: sponsor/1.0.0. Raises
+    RunRefused, naming others, when there is none or more than one."""
     runs = runs_detailed()
-    found = list(runs.filter(version=text.strip().removeprefix("v"))[:1])
+    found = _runs_of_version(runs, text)
     digits = text.strip().lower().replace("-", "")
     if not found and len(digits) >= SHORTEST_ID and set(digits) <= set("0123456789abcdef"):
         # The ids of a range: SQLite has them as text, PostgreSQL as a type of its own.
@@ -51,6 +52,20 @@ def run_find(text: str) -> TrainingRun:
     raise RunRefused(
         f"There is no training run “{text}”. Most recent runs: {recent or 'none yet'}."
     )
+
+
+def _runs_of_version(runs: QuerySet[TrainingRun], text: str) -> list[TrainingRun]:
+    """The latest run of a version, in a list; empty for none. Raises RunRefused for several
+    models'."""
+    model, _, version = text.strip().rpartition("/")
+    found = runs.filter(version=version.removeprefix("v"))
+    if model:
+        return list(found.filter(model__name=model)[:1])
+    models = sorted(set(found.values_list("model__name", flat=True)))
+    if len(models) > 1:
+        named = " or ".join(f"{name}/{version}" for name in models)
+        raise RunRefused(f"More than one model has a run of {version}: say {named}.")
+    return list(found[:1])
 
 
 def runs_detailed() -> QuerySet[TrainingRun]:

@@ -10,8 +10,9 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from engine.store import open_store
+from tests import classifiers
 from tests.bundles import METRICS, register, seed_registry
-from tests.training.support import claim_run, make_run
+from tests.training.support import claim_run, make_dataset, make_run
 from training import claims
 from training.models import RunState, TrainingRun
 from training.report import remedy, report_context
@@ -93,6 +94,17 @@ def test_a_beginning_that_several_share_is_refused():
     assert "More than one run begins with “4f1c”" in refused("4f1c")
     assert ids[1] in refused(ids[1][:-2])
     assert f"Run {ids[1]} is queued" in refused(ids[1])
+
+
+def test_a_version_of_several_models_takes_the_model_before_it():
+    fraud, model = succeeded(), classifiers.register_model()
+    rows = make_dataset("rows", model=model)
+    other = make_run("1.0.0", dataset=rows.name, model="sponsor")
+    message = refused("1.0.0")
+    assert "More than one model has a run of 1.0.0: say fraud/1.0.0 or sponsor/1.0.0." in message
+    assert f"Run {fraud.pk}: fraud v1.0.0" in say("fraud/1.0.0")
+    assert f"Run {other.pk} is queued" in refused("sponsor/v1.0.0")
+    assert "There is no training run “churn/1.0.0”" in refused("churn/1.0.0")
 
 
 def test_without_any_run_it_says_so():

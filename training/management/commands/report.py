@@ -19,6 +19,7 @@ class Command(SentinelleCommand):
     examples = """\
 examples:
   manage.py report 1.1.0                        the latest run of this version
+  manage.py report sponsor/1.1.0                where other models have that version too
   manage.py report 4f1c0e2a --html report.html  by the beginning of the run's id
   manage.py report 1.1.0 --json > report.json   as the training program wrote it"""
 

@@ -25,7 +25,8 @@ class Command(SentinelleCommand):
   manage.py runs cancel 4f1c
 
 A run is named by the beginning of its id (4 characters or more) or by its version; a version means
-its latest run. Ctrl-C ends the watching, never the run."""
+its latest run, sponsor/1.2.0 that of one model where several have it. Ctrl-C ends the watching,
+never the run."""
 
     def add_arguments(self, parser: CommandParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
