@@ -296,7 +296,7 @@ class TrainingRunAdmin(CostsAdmin):
     def accuracy(self, run: TrainingRun) -> str:
         return _figure(run, ACCURACY)
 
-    @admin.display(description="best possible")
+    @admin.display(description="at best")
     def best_possible(self, run: TrainingRun) -> str:
         return _figure(run, BEST_POSSIBLE)
 

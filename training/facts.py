@@ -16,6 +16,7 @@ def run_facts(run: TrainingRun, now: datetime) -> list[tuple[str, str]]:
     """Pairs of words; what is empty is left out. Needs the run's report."""
     data = run.dataset
     facts = [
+        ("Model", run.model.name),
         ("Version", str(run.model_version or "")),
         ("Data set", data.name),
         ("Rows", f"{sampled(run)} {run.sample:,}" if run.sample else f"all {data.rows:,}"),
