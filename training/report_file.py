@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from deployments.models import Kind
 from training import selectors
+from training.facts import sampled
 from training.models import RunState, TrainingRun
 from training.report import remedy, report_context
 
@@ -76,9 +77,9 @@ def report_html(run: TrainingRun) -> str:
 
 
 def _facts(run: TrainingRun) -> list[tuple[str, str]]:
-    classifier = run.model.kind == Kind.CLASSIFIER
-    what, which = ("rows", "the first") if classifier else ("transactions", "the last")
-    rows = f"{which} {run.sample:,}" if run.sample else f"all {run.dataset.rows:,}"
+    classifier = run.model.is_classifier
+    what = "rows" if classifier else "transactions"
+    rows = f"{sampled(run)} {run.sample:,}" if run.sample else f"all {run.dataset.rows:,}"
     return [
         ("Data set", f"{run.dataset.name}, {rows} {what}"),
         *([] if classifier else [("Rules", run.rules_name)]),
