@@ -5,31 +5,12 @@ from playwright.sync_api import Page, expect
 
 from deployments.models import RegisteredModel
 from tests.browser.test_registry import picture
-from tests.browser.test_report import POLICY
 from tests.training.support import make_dataset
 from training import schedules
 from training.models import RetrainingSchedule
 
 pytestmark = pytest.mark.django_db(transaction=True)
 LIST = "/admin/training/retrainingschedule/"
-
-
-@pytest.fixture
-def strict(operator: Page):
-    """The operator's page under a strict content security policy; its console stays empty."""
-    said: list[str] = []
-    operator.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
-
-    def add_policy(route) -> None:
-        answer = route.fetch()
-        route.fulfill(
-            response=answer, headers={**answer.headers, "content-security-policy": POLICY}
-        )
-
-    operator.route("**/admin/**", add_policy)
-    yield operator
-    operator.unroute_all(behavior="ignoreErrors")
-    assert said == []
 
 
 def test_make_change_and_delete_a_schedule(strict: Page):
