@@ -6,6 +6,7 @@ nothing holds it; what is gone already is passed over, so that a second time fin
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -288,7 +289,7 @@ def _deleting(what: str, requests: Iterable[Request]) -> Callable[[Waits, Tell],
 
     def delete(waits: Waits, tell: Tell) -> None:
         for request in requests:
-            _persist(lambda request=request: send_and_wait(request, what, waits, tell), waits, tell)
+            _persist(partial(send_and_wait, request, what, waits, tell), waits, tell)
 
     return delete
 
