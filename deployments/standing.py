@@ -63,36 +63,36 @@ def _amount(row: Standing) -> str:
 
 def _database(size: Size) -> Standing:
     what = f"Cloud SQL, PostgreSQL on {size.tier}, {size.disk_gb} GB"
-    prices_ = prices().cloud_sql
-    hour = prices_.hour(size.tier) if prices_ else None
-    if prices_ is None or hour is None:
+    listed = prices().cloud_sql
+    hour = listed.hour(size.tier) if listed else None
+    if listed is None or hour is None:
         return Standing(what, Cost(None, note=f"The price table has no price for {size.tier}."))
     parts = (
         Part(f"{size.tier} × {HOURS:.0f} h", hour * HOURS),
-        Part(f"{size.disk_gb} GB of disk", size.disk_gb * prices_.disk_gb_month),
+        Part(f"{size.disk_gb} GB of disk", size.disk_gb * listed.disk_gb_month),
     )
-    return Standing(what, _sum(parts), prices_.region)
+    return Standing(what, _sum(parts), listed.region)
 
 
 def _redis(size: Size) -> Standing:
     what = f"Memorystore for Redis, basic, {size.redis_gb} GB"
-    prices_ = prices().memorystore
-    if prices_ is None:
+    listed = prices().memorystore
+    if listed is None:
         return Standing(what, Cost(None, note="The price table has no price for Memorystore."))
-    part = Part(f"{size.redis_gb} GB × {HOURS:.0f} h", size.redis_gb * prices_.gib_hour * HOURS)
-    return Standing(what, _sum((part,)), prices_.region)
+    part = Part(f"{size.redis_gb} GB × {HOURS:.0f} h", size.redis_gb * listed.gib_hour * HOURS)
+    return Standing(what, _sum((part,)), listed.region)
 
 
 def _workers(size: Size) -> Standing:
     what = f"worker pool, 1 instance, {size.worker_cpu} vCPU, {size.worker_gib} GiB"
-    prices_ = prices().always_on
-    if prices_ is None:
+    listed = prices().always_on
+    if listed is None:
         return Standing(what, Cost(None, note="The price table has no price for worker pools."))
     parts = (
-        Part(f"{size.worker_cpu} vCPU", size.worker_cpu * prices_.worker_vcpu_second * MONTH),
-        Part(f"{size.worker_gib} GiB", size.worker_gib * prices_.worker_gib_second * MONTH),
+        Part(f"{size.worker_cpu} vCPU", size.worker_cpu * listed.worker_vcpu_second * MONTH),
+        Part(f"{size.worker_gib} GiB", size.worker_gib * listed.worker_gib_second * MONTH),
     )
-    return Standing(what, _sum(parts), prices_.region)
+    return Standing(what, _sum(parts), listed.region)
 
 
 def _sum(parts: tuple[Part, ...]) -> Cost:

@@ -198,3 +198,9 @@ def test_what_a_service_would_cost():
     ]
     with pytest.raises(CommandError, match="Give --requests, --memory as well"):
         costs("service", "--cpu", "2", "--seconds", "1")
+
+
+def test_what_sentinelle_itself_costs_is_told_with_its_region() -> None:
+    text = costs("control-plane")
+    assert "worker pool, 1 instance, 1 vCPU, 2 GiB                         $36.04 a month" in text
+    assert "These are prices of us-central1" in text

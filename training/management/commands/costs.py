@@ -14,6 +14,8 @@ from deployments.gcp.limits import parse_memory
 from deployments.management.base import SentinelleCommand
 from deployments.management.cloud import check_name
 from deployments.selectors import model_by_name
+from deployments.standing import Size
+from deployments.standing import table as standing_table
 from training.cost_report import (
     MonthCosts,
     RunCost,
@@ -41,15 +43,17 @@ examples:
   manage.py costs estimate --launcher cloud-run --rows 1000000 --cpu 4 --memory 8Gi
   manage.py costs estimate --launcher vm --rows 1000000 --machine-type e2-standard-4
   manage.py costs estimate --model sponsor --launcher vm --rows 1000000
-  manage.py costs service --requests 1000000 --seconds 0.2 --cpu 2 --memory 2Gi"""
+  manage.py costs service --requests 1000000 --seconds 0.2 --cpu 2 --memory 2Gi
+  manage.py costs control-plane                           Sentinelle itself on Google, a month"""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "what",
             nargs="?",
-            choices=["month", "estimate", "service"],
+            choices=["month", "estimate", "service", "control-plane"],
             default="month",
-            help="a month's runs (the default), what a run would cost, or what answering would",
+            help="a month's runs (the default), what a run would cost, what answering would, or "
+            "what Sentinelle itself does on Google",
         )
         parser.add_argument("--month", default="", metavar="YYYY-MM", help="by default this one")
         parser.add_argument(
@@ -71,6 +75,8 @@ examples:
             self._estimate(options)
         elif options["what"] == "service":
             self._service(options)
+        elif options["what"] == "control-plane":
+            self.stdout.write(standing_table(Size(), settings.GOOGLE_CLOUD_REGION))
         else:
             now = timezone.now()
             self._month(month_costs(read_month(options["month"], now), now), options["format"])
