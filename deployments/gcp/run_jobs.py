@@ -1,6 +1,5 @@
 """Cloud Run jobs, through Google's client library over REST. Every function raises CloudError."""
 
-import time
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ from deployments.gcp import clients, containers
 from deployments.gcp.containers import Change, Network, Secret, short
 from deployments.gcp.errors import CloudError, cloud_error, missing_accepted, translated
 from deployments.gcp.limits import check_job, format_memory
+from deployments.gcp.waiting import Patience
 
 TRAINING = "training"
 LABELS = {"sentinelle": TRAINING}
@@ -201,11 +201,11 @@ def job_delete(name: JobName) -> None:
     what = f"Deleting the job {name.job}"
     with translated(what, project=name.project, region=name.region):
         clients.run_jobs().delete_job(name=name.full, timeout=CALL_SECONDS)
-    deadline = time.monotonic() + READY_SECONDS
+    patience = Patience(what, READY_SECONDS, READY_POLL_SECONDS)
     with missing_accepted():
         while True:
             _job(name)
-            _sleep_until(deadline, what)
+            patience.pause()
 
 
 def job_run(
@@ -329,24 +329,14 @@ def _wait(what: str, name: JobName, generation: int) -> JobInfo:
 
     The job itself tells; to ask for its operation takes a right in the whole project.
     """
-    deadline = time.monotonic() + READY_SECONDS
+    patience = Patience(what, READY_SECONDS, READY_POLL_SECONDS)
     while True:
         job = _job(name)
-        if not job.reconciling and job.observed_generation >= generation:
+        # `observed_generation` stays behind when it can't be made ready.
+        if not job.reconciling and job.generation >= generation:
             break
-        _sleep_until(deadline, what)
+        patience.pause()
     info = _info(job)
     if info.problem:
         raise cloud_error(what, info.problem, project=name.project, region=name.region)
     return info
-
-
-def _sleep_until(deadline: float, what: str) -> None:
-    if time.monotonic() > deadline:
-        raise CloudError(
-            f"{what}: Google has not finished it within {READY_SECONDS:.0f} s. It is looked at "
-            "again.",
-            is_transient=True,
-            reason="network",
-        )
-    time.sleep(READY_POLL_SECONDS)

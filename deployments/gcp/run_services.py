@@ -6,7 +6,6 @@ start, because Cloud Run makes no service without.
 """
 
 import re
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -28,6 +27,7 @@ from deployments.gcp.services import (
     targets_of,
     write,
 )
+from deployments.gcp.waiting import Patience
 
 CALL_SECONDS = 30.0
 # Starting a revision takes seconds; Cloud Run itself gives up after 4 minutes.
@@ -127,7 +127,7 @@ def service_deploy(
         return _create(name, new or spec, tag)
     _check_ours(name, service)
     wanted = name.revision(tag)
-    if service.template.revision == wanted or _is_there(name, wanted):
+    if service.template.revision == wanted or _revision_if_there(name, wanted):
         return Deployed(wanted, _is_only(service, wanted), [])
     before = info_of(service)
     write(service, spec)
@@ -149,11 +149,11 @@ def revision_wait(
 ) -> ServiceInfo:
     """The service once a revision is ready; raises CloudError when that can't be."""
     what = f"Deploying the revision {revision}"
-    began = time.monotonic()
-    deadline = began + (READY_SECONDS if within is None else within)
+    within = READY_SECONDS if within is None else within
+    patience = Patience(what, within, READY_POLL_SECONDS)
     while (service := revision_look(name, revision)) is None:
-        tell(f"waiting for {revision}, {time.monotonic() - began:.0f} s")
-        _sleep_until(deadline, what)
+        tell(f"waiting for {revision}, {patience.waited_s:.0f} s")
+        patience.pause()
     return service
 
 
@@ -164,23 +164,20 @@ def revision_look(name: ServiceName, revision: str) -> ServiceInfo | None:
         CloudError: it will not: Google's words and what to do.
     """
     service = service_describe(name)
-    try:
-        found = revision_describe(name, revision)
-    except CloudError as error:
-        if error.reason != "not_found" or not (service.problem and not service.is_changing):
-            if error.reason == "not_found":
-                return None
-            raise
-        found = None
-    state = found.state if found else "failed"
-    if state == "failed":
-        words = (found.message if found else "") or service.problem
+    found = _revision_if_there(name, revision)
+    if found is None:
+        has_failed = bool(service.problem) and not service.is_changing
+    else:
+        has_failed = found.state == "failed"
+    if has_failed:
+        words = (found.message if found else "") or service.problem or "it is not ready"
         raise cloud_error(
-            f"The revision {revision} did not start", words or "it is not ready",
+            f"The revision {revision} did not start", words,
             project=name.project, region=name.region, service=name.service,
         )  # fmt: skip
     # Its address is told by the service, a moment later.
-    return None if state == "waiting" or service.is_changing else service
+    is_ready = found is not None and found.state != "waiting" and not service.is_changing
+    return service if is_ready else None
 
 
 # --- Traffic --------------------------------------------------------------------------------
@@ -217,12 +214,12 @@ def traffic_set(name: ServiceName, targets: Sequence[Traffic], *, etag: str = ""
 def _traffic_wait(
     name: ServiceName, what: str, wanted: Sequence[Traffic], generation: int
 ) -> ServiceInfo:
-    deadline = time.monotonic() + READY_SECONDS
+    patience = Patience(what, READY_SECONDS, READY_POLL_SECONDS)
     while True:
         service = _service(name)
         if not service.reconciling and service.generation >= generation:
             break
-        _sleep_until(deadline, what)
+        patience.pause()
     info = info_of(service)
     # The newest revision's fault is not the traffic's: what was shared out is what counts.
     if _told(info.traffic) != _told(wanted):
@@ -246,11 +243,11 @@ def service_delete(name: ServiceName) -> None:
     what = f"Deleting the service {name.service}"
     with _translated(what, name):
         clients.run_services().delete_service(name=name.full, timeout=CALL_SECONDS)
-    deadline = time.monotonic() + READY_SECONDS
+    patience = Patience(what, READY_SECONDS, READY_POLL_SECONDS)
     with missing_accepted():
         while True:
             _service(name)
-            _sleep_until(deadline, what)
+            patience.pause()
 
 
 def revision_delete(name: ServiceName, revision: str) -> None:
@@ -319,23 +316,11 @@ def _check_ours(name: ServiceName, service: Any) -> None:
         )
 
 
-def _is_there(name: ServiceName, revision: str) -> bool:
+def _revision_if_there(name: ServiceName, revision: str) -> RevisionInfo | None:
     with missing_accepted():
-        revision_describe(name, revision)
-        return True
-    return False
+        return revision_describe(name, revision)
+    return None
 
 
 def _is_only(service: Any, revision: str) -> bool:
     return all(short(one.revision) == revision for one in service.traffic)
-
-
-def _sleep_until(deadline: float, what: str) -> None:
-    if time.monotonic() > deadline:
-        raise CloudError(
-            f"{what}: Google has not finished it within {READY_SECONDS:.0f} s. It is looked at "
-            "again.",
-            is_transient=True,
-            reason="network",
-        )
-    time.sleep(READY_POLL_SECONDS)

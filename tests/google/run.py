@@ -317,8 +317,11 @@ class RunApi:
 
     def _settled(self, job: run_v2.Job) -> run_v2.Job:
         """The job as it is when its operation has ended, or when it was read often enough."""
-        job.reconciling, job.observed_generation = False, job.generation
+        job.reconciling = False
         job.terminal_condition = self._conditions[job.name]
+        # Otherwise it stays that of what was made last.
+        if job.terminal_condition.state == State.CONDITION_SUCCEEDED:
+            job.observed_generation = job.generation
         return job
 
     def _list_jobs(self, call: Call) -> Any:
