@@ -31,10 +31,6 @@ NOT_STARTED = (
     "be extended. Logs for this revision might contain more information."
 )
 UPDATABLE = ("template", "traffic", "scaling", "labels", "annotations", "ingress", "description")
-OUTPUT = (
-    "uid", "create_time", "creator", "uri", "traffic_statuses", "latest_ready_revision",
-    "latest_created_revision", "observed_generation", "conditions", "urls",
-)  # fmt: skip
 
 
 class ServicesApi:
