@@ -38,6 +38,8 @@ class CloudService(models.Model):
     deleted_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
+        verbose_name = "service on Cloud Run"
+        verbose_name_plural = "services on Cloud Run"
         ordering = ["name"]
         default_permissions = ("view", "delete")
         constraints = [

@@ -42,7 +42,8 @@ print(json.dumps([statuses, sorted(name for name in sys.modules if name.startswi
 VIEWS = (
     "training_trainingrun_changelist", "training_trainingrun_add", "training_trainingrun_costs",
     "training_retrainingschedule_changelist", "training_dataset_changelist",
-    "deployments_modelversion_changelist",
+    "deployments_modelversion_changelist", "deployments_deployment_changelist",
+    "deployments_deployment_add", "deployments_cloudservice_changelist",
 )  # fmt: skip
 
 
