@@ -25,6 +25,15 @@ def test_rows_are_as_the_definition_encodes_a_request(tmp_path):
         assert churn().labels[rows.labels[at]] == given_row["outcome"]
 
 
+def test_every_column_tells_rows_apart(tmp_path):
+    columns = churn_rows(4)
+    for name, values in churn_rows(1).items():
+        columns[name] = values * 4
+    for at, (name, other) in enumerate({"age": 90, "active": None, "outcome": "unsure"}.items()):
+        columns[name][at] = not columns[name][at] if other is None else other
+    assert len(np.unique(read(tmp_path, columns).keys)) == 4
+
+
 def test_a_row_is_in_the_same_part_wherever_it_is_and_whatever_is_beside_it(tmp_path):
     columns = churn_rows(600)
     (tmp_path / "a").mkdir()

@@ -29,8 +29,6 @@ class ExportMismatch(SentinelleError):
 
 def export_forest(model: RandomForestClassifier, definition: Definition) -> dict[str, bytes]:
     """The files of a bundle, by name. An equal forest gives equal bytes."""
-    for tree in model.estimators_:
-        _settle(tree.tree_)
     return {
         MODEL: serialize(model),
         ESTIMATOR: _joblib(model),
@@ -62,17 +60,6 @@ def check_export(
 def libraries() -> dict[str, str]:
     """Names and versions of what a bundle was made with."""
     return {name: version(name) for name in LIBRARIES}
-
-
-def _settle(tree: Any) -> None:
-    """Set the bytes of a tree that mean nothing, which are whatever the memory held before."""
-    state = tree.__getstate__()
-    nodes = state["nodes"]
-    settled = np.zeros(len(nodes), dtype=nodes.dtype)
-    for name in nodes.dtype.names:
-        settled[name] = nodes[name]
-    settled["missing_go_to_left"][settled["left_child"] < 0] = 0
-    tree.__setstate__({**state, "nodes": settled})
 
 
 def _check_rows(model: RandomForestClassifier, matrix: Matrix, seed: int) -> Matrix:
