@@ -241,9 +241,8 @@ class DeploymentAdmin(RolloutPages):
         if not self.has_add_permission(request):
             raise PermissionDenied
         known = request.GET.get("service", "")
-        service = CloudService.objects.filter(
-            pk=known if known.isdigit() else None, deleted_at=None
-        ).first()
+        rows = CloudService.objects.filter(deleted_at=None)
+        service = rows.filter(pk=int(known)).first() if known.isdigit() else None
         form = DeployForm(request.POST or None, service=service)
         if request.method == "POST" and form.is_valid():
             try:

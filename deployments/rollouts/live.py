@@ -76,18 +76,24 @@ def service_roll_back(service: CloudService, *, by: str, reason: str = "") -> De
         traffic = [Traffic(target.revision, 100, target.tag)]
         traffic_set(specs.service_name(service), traffic)
         with transaction.atomic():
+            wishes = {**target.wishes, **_of_the_service(leaving)}
+            CloudService.objects.filter(pk=service.pk).update(wishes=wishes)
             words = f"The traffic went back to v{target.version.version} ({target.tag}). {reason}"
             _moved(leaving, leaving.state, State.ROLLED_BACK, by, words.strip())
             if target.state == State.SUPERSEDED:
                 message = f"v{leaving.version.version} ({leaving.tag}) was rolled back. {reason}"
                 _moved(target, State.SUPERSEDED, State.SERVING, by, message.strip(), percent=100)
-                CloudService.objects.filter(pk=service.pk).update(wishes=target.wishes)
             else:
                 Deployment.objects.filter(pk=target.pk).update(percent=100)
                 note = f"It has all of the traffic again: {in_words(traffic)}."
                 transitions.note(target.pk, note, by=by, now=timezone.now())
     target.refresh_from_db()
     return target
+
+
+def _of_the_service(leaving: Deployment) -> dict[str, Any]:
+    """What a rollback leaves: it is the service's, not a revision's."""
+    return {name: leaving.wishes[name] for name in ("public", "min_instances")}
 
 
 def _check_target(target: Deployment, leaving: Deployment) -> None:

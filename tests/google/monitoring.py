@@ -22,17 +22,18 @@ from tests.google.serving import Served
 
 COMPARISON = re.compile(r'([\w.]+) = "((?:[^"\\]|\\.)*)"')
 DELTA, GAUGE = "DELTA", "GAUGE"
-NUMBER, DISTRIBUTION = "INT64", "DISTRIBUTION"
+NUMBER, FRACTION, DISTRIBUTION = "INT64", "DOUBLE", "DISTRIBUTION"
 METRICS = {
     "request_count": (DELTA, NUMBER, {"response_code", "response_code_class"}),
     "request_latencies": (DELTA, DISTRIBUTION, {"response_code", "response_code_class"}),
     "container/cpu/utilizations": (DELTA, DISTRIBUTION, set()),
     "container/memory/utilizations": (DELTA, DISTRIBUTION, set()),
     "container/instance_count": (GAUGE, NUMBER, {"state"}),
+    "container/billable_instance_time": (DELTA, FRACTION, set()),
 }
 # What each aligner is for (metric kinds, value types), and what comes of it.
 ALIGNERS: dict[str, tuple[set[str], set[str], Callable[[list[float]], Any]]] = {
-    "ALIGN_DELTA": ({DELTA}, {NUMBER, DISTRIBUTION}, lambda values: values),
+    "ALIGN_DELTA": ({DELTA}, {NUMBER, FRACTION, DISTRIBUTION}, lambda values: values),
     "ALIGN_MAX": ({DELTA, GAUGE}, {NUMBER}, lambda values: [max(values)]),
 }
 REDUCERS: dict[str, Callable[[list[float]], float]] = {
@@ -55,13 +56,23 @@ class Usage(NamedTuple):
     instances: int
 
 
+class Billed(NamedTuple):
+    """What instances were charged for at a moment."""
+
+    at: datetime
+    service: str
+    revision: str
+    seconds: float
+
+
 class MonitoringApi:
-    """What was `served` as tests.google.serving notes it, and `used`."""
+    """What was `served` as tests.google.serving notes it, `used` and `billed`."""
 
     def __init__(self, project: str, region: str, served: list[Served] | None = None) -> None:
         self.project, self.region = project, region
         self.served: list[Served] = [] if served is None else served
         self.used: list[Usage] = []
+        self.billed: list[Billed] = []
         self.routes = [("GET", r"/v3/(projects/[^/]+)/timeSeries", self._list)]
 
     def _list(self, call: Call) -> Any:
@@ -99,7 +110,13 @@ class MonitoringApi:
                 }
                 value = 1 if metric == "request_count" else 1000 * one.seconds
                 yield place | names | codes, one.at, value
-        for used in () if metric.startswith("request_") else self.used:
+            return
+        if metric == "container/billable_instance_time":
+            for bill in self.billed:
+                names = {"service_name": bill.service, "revision_name": bill.revision}
+                yield place | names, bill.at, bill.seconds
+            return
+        for used in self.used:
             names = {"service_name": used.service, "revision_name": used.revision}
             value = {"cpu": used.cpu, "memory": used.memory}.get(metric.split("/")[1])
             if value is None:

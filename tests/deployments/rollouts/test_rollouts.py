@@ -3,14 +3,17 @@
 import json
 import os
 from datetime import timedelta
+from decimal import Decimal
 
 import pytest
 from django.utils import timezone
 
 from deployments.models import ApiKey, CloudService, Deployment
-from deployments.rollouts import driver, live, services
+from deployments.rollouts import driver, live, services, specs
+from deployments.rollouts.costs import deployment_cost, deployments_measure
 from deployments.rollouts.errors import RolloutRefused
 from tests.deployments.rollouts.support import Cloud, timeline
+from tests.google.monitoring import Billed
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -83,8 +86,9 @@ def test_a_canary_has_its_share_until_it_is_promoted(cloud) -> None:
 
 def test_a_canary_that_is_rolled_back_leaves_all_to_what_serves(cloud) -> None:
     first = cloud.deploy("1.0.0")
-    canary = cloud.deploy("1.1.0", canary=25)
+    canary = cloud.deploy("1.1.0", canary=25, changes={"cpu": 4, "min_instances": 1})
     target = live.service_roll_back(engine(), by="ann")
+    assert (engine().wishes["cpu"], engine().wishes["min_instances"]) == (2, 1)
     canary.refresh_from_db()
     assert (target.pk, target.percent, canary.state) == (first.pk, 100, "rolled_back")
     assert cloud.versions_that_answer(10) == {"1.0.0": 10}
@@ -244,6 +248,15 @@ def test_a_quota_that_is_used_up_fails_with_where_to_ask_for_more(cloud, call) -
     assert not cloud.services.services
 
 
+def test_a_quota_that_is_used_up_leaves_what_serves(cloud) -> None:
+    first = cloud.deploy("1.0.0")
+    words = "Quota exceeded for total allowable CPU per project per region."
+    cloud.google.fault("PATCH .*/services/engine", "RESOURCE_EXHAUSTED", words)
+    failed = cloud.deploy("1.1.0")
+    assert (failed.state, cloud.shares()) == ("failed", {first.tag: 100})
+    assert "Ask for more" in failed.error
+
+
 def test_a_missing_bundle_is_refused_before_anything_is_made(cloud, settings) -> None:
     from engine.store import open_store
 
@@ -272,6 +285,40 @@ def test_versions_in_a_folder_of_this_machine_are_refused(cloud, settings, tmp_p
 def test_a_database_that_only_this_machine_reaches_is_refused(cloud, settings) -> None:
     settings.CLOUD_SQL_INSTANCE = ""
     assert "Set CLOUD_SQL_INSTANCE" in cloud.deploy("1.0.0").error
+
+
+def test_on_cloud_run_the_socket_of_this_server_is_the_services_too(cloud, settings) -> None:
+    settings.CLOUD_SQL_INSTANCE = ""
+    found = settings.DATABASES["default"]
+    before = found["HOST"]
+    try:
+        found["HOST"] = "/cloudsql/p:r:i"
+        assert specs.databases() == ("p:r:i",)
+        assert specs.database_url().endswith("?host=/cloudsql/p:r:i")
+    finally:
+        found["HOST"] = before
+
+
+# --- Costs ---------------------------------------------------------------------------------
+
+
+def test_what_google_has_charged_is_added_up(cloud) -> None:
+    row, began = cloud.deploy("1.0.0"), timezone.now()
+    assert deployment_cost(row).words == "not measured yet"
+    billed = cloud.services.monitoring.billed
+    for minutes, seconds in ((10, 60.0), (50, 30.0)):
+        at = began + timedelta(minutes=minutes)
+        billed.append(Billed(at, "engine", row.revision, seconds))
+        billed.append(Billed(at, "engine", "another", 1000.0))
+    assert deployments_measure(now=began + timedelta(minutes=30)) == 1
+    row.refresh_from_db()
+    assert row.billed_seconds == 60
+    assert deployments_measure(now=began + timedelta(minutes=31)) == 0
+    assert deployments_measure(now=began + timedelta(minutes=70)) == 1
+    row.refresh_from_db()
+    assert row.billed_seconds == 90
+    # 90 s of 2 vCPU at 0.000024 and of 2 GiB at 0.0000025.
+    assert deployment_cost(row).cost.usd == Decimal("0.00477")
 
 
 # --- Interruptions -------------------------------------------------------------------------
