@@ -63,7 +63,9 @@ def google(
     settings: Any,
     monkeypatch: Any,
 ) -> Iterator[GoogleServer]:
-    server = run.google = compute.google = GoogleServer(project, run, compute, control, services)
+    server = run.google = compute.google = GoogleServer(
+        project, run, compute, control, services, run.logging
+    )
     settings.GOOGLE_API_ENDPOINT = server.url
     monkeypatch.setattr("deployments.management.cloud.WAITS", QUICK)
     with talking_to(server):
