@@ -75,7 +75,7 @@ def test_a_migration_job_and_a_revision_run_the_programs_they_name(cloud, cloud_
 
     service, deployed = run_services.service_ensure(NAME, SERVICE, tag="v1-0-0-a1")
     invokers.public_set(NAME, True)
-    answer = requests.get(f"{service.of(deployed.revision).url}/health", timeout=20)
+    answer = requests.get(f"{service.of(deployed.revision).url}/health", timeout=60)
     # There is no model, and the application says so.
     assert (answer.status_code, answer.json()["status"]) == (503, "unhealthy")
     lines = [line.text for line in service_lines(NAME, revision=deployed.revision)]

@@ -106,7 +106,7 @@ class Serving:
 
     def __init__(self, api: "ServicesApi", *, runs_program: bool) -> None:
         self.runs_program = runs_program
-        self.start_seconds = 60.0
+        self.start_seconds = 120.0
         """How long a container may take until it listens."""
         self.program: Callable[[Asked, dict[str, str]], Answer] = stand_in
         """What answers when no process is wanted."""
