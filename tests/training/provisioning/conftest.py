@@ -10,6 +10,9 @@ from django.core.management import call_command
 from google.cloud import run_v2
 
 from deployments.gcp.rest import Waits
+from deployments.gcp.run_jobs import JobName, JobSpec, job_create
+from deployments.gcp.run_services import service_ensure
+from deployments.gcp.services import NEW_SERVICE, ServiceName
 from tests.google.compute import Compute
 from tests.google.control import ControlApi
 from tests.google.local import talking_to
@@ -103,6 +106,20 @@ def made(
     """A project with everything, and with things of others; their names."""
     command = ["setup_cloud", *PLACE, "--control-plane", "--vm", "--image", IMAGE, "--yes"]
     call_command(*command, stdout=io.StringIO(), stderr=io.StringIO())
+    command = [
+        "deploy_training_job",
+        "test-project",
+        "sentinelle-training",
+        "europe-west1",
+        "1.0.0",
+    ]
+    call_command(*command, "--image", IMAGE, "--yes", stdout=io.StringIO(), stderr=io.StringIO())
+    # As a rollout makes them.
+    place = ("test-project", "europe-west1")
+    engine = NEW_SERVICE._replace(image=IMAGE, databases=("test-project:europe-west1:sentinelle",))
+    service_ensure(ServiceName(*place, "ml-engine"), engine, tag="v1-0-0-a1")
+    migration = JobSpec(IMAGE, 1, 1024, 600, 0, purpose="migration")
+    job_create(JobName(*place, "ml-engine-migrate"), migration)
     project.objects[BUCKET] = [
         {"name": f"runs/{n} é.json", "generation": str(g), "size": "500000000"}
         for n in range(3)

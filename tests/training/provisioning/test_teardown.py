@@ -51,6 +51,10 @@ def test_everything_that_was_made_is_gone_and_what_is_of_others_stays(
     assert [*control.functions] == [f"{PARENT}/functions/theirs"]
     assert compute._instances == {}
     assert "Nothing of Sentinelle is left in test-project, europe-west1 that costs." in text
+    # What is deleted would be charged for another week unless the bucket is told before.
+    told = google.calls.index(f"PATCH /storage/v1/b/{BUCKET}")
+    objects = f"DELETE /storage/v1/b/{BUCKET}/o/"
+    assert told < next(at for at, call in enumerate(google.calls) if call.startswith(objects))
     assert "There is nothing of Sentinelle" in teardown("--yes")
 
 
@@ -60,6 +64,7 @@ def test_it_names_what_it_will_delete_and_what_stays(made: list[str], google: Go
     kinds = [
         r"Cloud Run worker pool sentinelle-workers \(1 instance\)", "function sponsor",
         r"Cloud Run service sentinelle \(https?://", "Cloud Run job sentinelle-training",
+        "Cloud Run service ml-engine", "Cloud Run job ml-engine-migrate",
         "Cloud Run job sentinelle-manage", r"machine ml-training-vm \(in us-central1-a, with its",
         r"Cloud SQL instance sentinelle \(db-custom-1-3840, with its databases and automatic",
         r"Memorystore instance sentinelle \(1 GB\)", "image repository sentinelle",
