@@ -17,9 +17,9 @@ DATABASE_FIXTURES = {"db", "transactional_db", "django_db_serialized_rollback", 
 
 # What takes longest begins first, so that no process is left with it in the end.
 LONGEST = (
-    "test_demo.py", "test_anywhere.py", "browser/test_schedules.py", "test_kills.py",
-    "test_worker.py", "test_steps.py", "machines/", "provisioning/", "test_pipeline.py",
-    "schedules/", "browser/",
+    "test_demo.py", "test_sponsor.py", "test_anywhere.py", "browser/test_schedules.py",
+    "test_kills.py", "test_worker.py", "test_steps.py", "machines/", "provisioning/",
+    "test_pipeline.py", "schedules/", "browser/",
 )  # fmt: skip
 
 

@@ -28,8 +28,8 @@ class UploadForm(forms.Form):
         required=False,
         label="Rows of",
         empty_label="Transactions",
-        help_text="A classifier's definition says what its columns are: what is below is then of "
-        "transactions, and stays empty.",
+        help_text="A classifier's definition says what its columns are: there is then neither a "
+        "mapping file nor a start.",
     )
     preset = forms.ChoiceField(
         label="Columns",
