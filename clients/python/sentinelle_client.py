@@ -27,9 +27,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from http.client import HTTPResponse
-from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from typing import Any, TypeVar
+from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -56,10 +57,15 @@ TRY_AGAIN = frozenset({429, 500, 502, 503, 504})
 """What another moment may mend. Everything else that is no success is an answer: no."""
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 2.0
+MOST_KEY = 64
+"""Characters of an idempotency key."""
+
+T = TypeVar("T")
 
 
 class EngineError(Exception):
-    """Whatever this client raises."""
+    """No answer, or no for an answer. (What no request can be made of is a ValueError or a
+    TypeError.)"""
 
 
 class EngineUnavailable(EngineError):
@@ -87,7 +93,9 @@ class EngineRefused(EngineError):
         self.status = status
         self.code = str(problem.get("code", ""))
         self.detail = str(problem.get("detail", "")) or f"The engine answered {status}."
-        self.errors = [dict(each) for each in problem.get("errors", [])]
+        errors = problem.get("errors")  # a proxy may have put anything there
+        listed = errors if isinstance(errors, list) else []
+        self.errors = [each for each in listed if isinstance(each, dict)]
         super().__init__(f"{status} {self.code}: {self.detail}")
 
 
@@ -189,16 +197,14 @@ class Sentinelle:
         connections: int = 16,
     ) -> None:
         url = url or os.environ.get("ML_ENGINE_URL", "")
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(
-                f"ML_ENGINE_URL is {url!r}; expected an address such as https://engine.example.com"
-            )
+        parts = _address(url)
         if attempts < 1 or min(connect_timeout, read_timeout, deadline) <= 0:
             raise ValueError("attempts and all times must be above 0")
         self._host = f"{parts.scheme}://{parts.netloc}"
         self._path = parts.path.rstrip("/")
         self._key = key or os.environ.get("ML_ENGINE_KEY", "")
+        if not _is_printable(self._key):
+            raise ValueError("ML_ENGINE_KEY has what no key has, such as a line break at its end")
         self._id_token = id_token
         self._connect_timeout = connect_timeout
         self._read_timeout = read_timeout
@@ -227,13 +233,16 @@ class Sentinelle:
         """
         _check_fallback(fallback)
         body = _encode(_request(transaction, context))
+
+        def read(answer: _Answer) -> Decision:
+            return _decision(answer.body, transaction, is_replay=answer.is_replay)
+
         try:
-            answer = self._call("POST", "/score", body, deadline=deadline)
+            return self._call("/score", body, read, deadline=deadline)
         except EngineUnavailable as error:
             if fallback is None:
                 raise
             return _fallback(transaction, fallback, error)
-        return _decision(answer.body, is_replay=answer.is_replay)
 
     def score_many(
         self,
@@ -252,14 +261,13 @@ class Sentinelle:
         decided: list[Decision | EngineRefused] = []
         for part in _parts(requests):
             body = _encode({"transactions": part})
+            read = partial(_results, part)
             try:
-                answer = self._call("POST", "/score/batch", body, deadline=deadline)
+                decided += self._call("/score/batch", body, read, deadline=deadline)
             except EngineUnavailable as error:
                 if fallback is None:
                     raise
                 decided += [_fallback(each["transaction"], fallback, error) for each in part]
-            else:
-                decided += [_result(each) for each in answer.body["results"]]
         return decided
 
     def outcome(
@@ -295,13 +303,20 @@ class Sentinelle:
         deadline: float | None = None,
     ) -> Prediction:
         """Ask a classifier. The same `idempotency_key` (made up where none is given) with the same
-        inputs is answered, and recorded, once."""
+        inputs is answered, and recorded, once: 1 to 64 printable ASCII characters."""
         key = idempotency_key if idempotency_key is not None else str(uuid.uuid4())
+        if not 1 <= len(key) <= MOST_KEY or not _is_printable(key):
+            raise ValueError(
+                f"idempotency_key is {key!r}; expected 1 to {MOST_KEY} printable ASCII characters"
+            )
+
+        def read(answer: _Answer) -> Prediction:
+            version = answer.body["model_version"]
+            return Prediction(answer.body, version, key, is_replay=answer.is_replay)
+
         path = f"/models/{quote(model, safe='')}/predict"
         headers = {"Idempotency-Key": key}
-        answer = self._call("POST", path, _encode(inputs), headers=headers, deadline=deadline)
-        version = str(answer.body.get("model_version", ""))
-        return Prediction(answer.body, version, key, is_replay=answer.is_replay)
+        return self._call(path, _encode(inputs), read, headers=headers, deadline=deadline)
 
     def health(self, *, deadline: float | None = None) -> Health:
         """Ask once whether a decision can be made; raises EngineUnavailable when nobody answers."""
@@ -335,26 +350,29 @@ class Sentinelle:
         recorded = repeated = 0
         unknown: list[str] = []
         for part in _parts(reports):
-            body = self._call("POST", path, _encode(part), deadline=deadline).body
-            recorded += body["recorded"]
-            repeated += body["repeated"]
-            unknown += body.get("unknown", [])
+            receipt = self._call(path, _encode(part), _receipt, deadline=deadline)
+            recorded += receipt.recorded
+            repeated += receipt.repeated
+            unknown += receipt.unknown
         return Receipt(recorded, repeated, tuple(unknown))
 
     def _call(
         self,
-        method: str,
         path: str,
         body: bytes,
+        read: Callable[[_Answer], T],
         *,
         headers: Mapping[str, str] | None = None,
         deadline: float | None = None,
-    ) -> _Answer:
-        """The answer of a success. All that is sent here may be sent twice."""
+    ) -> T:
+        """What `read` makes of the answer of a success. All that is posted here may be sent twice.
+
+        Raises EngineRefused; EngineUnavailable, also when a success is not what was asked for.
+        """
         left = _Clock(self._deadline if deadline is None else deadline)
         for attempt in range(1, self._attempts + 1):
             try:
-                answer = self._ask(method, path, body, headers or {}, left)
+                answer = self._ask("POST", path, body, headers or {}, left)
                 if answer.status in TRY_AGAIN:
                     raise _Transient(_told(answer), _retry_after(answer))
                 break
@@ -369,7 +387,11 @@ class Sentinelle:
             raise EngineRefused(answer.status, _problem(answer))
         if not isinstance(answer.body, dict):
             raise EngineUnavailable(f"{self._host} answered something that is no JSON object")
-        return answer
+        try:
+            return read(answer)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            reason = f"{self._host} answered something that is no answer to {path}: {error!r}"
+            raise EngineUnavailable(reason) from error
 
     def _ask(
         self,
@@ -386,7 +408,7 @@ class Sentinelle:
         if self._key:
             sent["Authorization"] = f"Api-Key {self._key}"
         if self._id_token is not None:
-            sent["X-Serverless-Authorization"] = f"Bearer {self._id_token()}"
+            sent["X-Serverless-Authorization"] = f"Bearer {self._token(self._id_token, left())}"
         remaining = left()
         if remaining <= 0:
             raise _Transient("The deadline had passed before the engine was asked")
@@ -401,6 +423,16 @@ class Sentinelle:
         except HTTPError as error:
             raise _Transient(self._reason(error)) from error
         return _Answer(response.status, response.headers, _decode(response.data))
+
+    @staticmethod
+    def _token(give: Callable[[], str], seconds: float) -> str:
+        """The caller's ID token; raises _Transient, whatever went wrong in a function of theirs."""
+        try:
+            return give.within(seconds) if isinstance(give, GoogleIdToken) else give()
+        except EngineUnavailable as error:
+            raise _Transient(error.reason) from error
+        except Exception as error:
+            raise _Transient(f"There is no ID token: {error!r}") from error
 
     def _reason(self, error: HTTPError) -> str:
         if isinstance(error, (ConnectTimeoutError, NewConnectionError)):
@@ -433,21 +465,44 @@ class GoogleIdToken:
         self._lock = threading.Lock()
         self._token = ""
         self._renew_at = 0.0
+        self._expires_at = 0.0
 
     def __call__(self) -> str:
-        """A token that is valid for some minutes; raises EngineUnavailable without one."""
-        with self._lock:
-            if time.time() >= self._renew_at:
-                self._token = self._fetch()
-                self._renew_at = _expires_at(self._token) - 300
-            return self._token
+        """A token that is valid; raises EngineUnavailable without one."""
+        return self.within(self._timeout)
 
-    def _fetch(self) -> str:
+    def within(self, seconds: float) -> str:
+        """The same, in so many seconds at most; those who ask meanwhile wait for one answer."""
+        left = _Clock(min(seconds, self._timeout))
+        if not self._lock.acquire(timeout=max(0.0, left())):
+            raise EngineUnavailable("The metadata server gave no ID token in time")
+        try:
+            if time.time() >= self._renew_at:
+                self._renew(max(0.001, left()))
+            return self._token
+        finally:
+            self._lock.release()
+
+    def _renew(self, seconds: float) -> None:
+        """Fetch the next token; while the old one is valid, it may also be fetched later."""
+        try:
+            token = self._fetch(seconds)
+            self._token, self._expires_at = token, _expires_at(token)
+        except EngineUnavailable as error:
+            if time.time() >= self._expires_at:
+                raise
+            logger.warning("%s; the old one is used on", error.reason)
+            self._renew_at = min(time.time() + 30, self._expires_at)
+        else:
+            self._renew_at = self._expires_at - 300
+
+    def _fetch(self, seconds: float) -> str:
         host = os.environ.get("GCE_METADATA_HOST", "metadata.google.internal")
         query = urlencode({"audience": self._audience, "format": "full"})
         path = "/computeMetadata/v1/instance/service-accounts/default/identity"
         try:
-            with urllib3.PoolManager(timeout=self._timeout, retries=False) as pool:
+            timeout = urllib3.Timeout(total=seconds)
+            with urllib3.PoolManager(timeout=timeout, retries=False) as pool:
                 headers = {"Metadata-Flavor": "Google"}
                 answer = pool.request("GET", f"http://{host}{path}?{query}", headers=headers)
         except HTTPError as error:
@@ -510,6 +565,29 @@ class _TlsConnection(HTTPSConnection):
     response_class = _TimedResponse
 
 
+def _address(url: str) -> SplitResult:
+    """The parts of the engine's address; raises ValueError for what is none."""
+    parts = urlsplit(url)
+    try:
+        is_one = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is none
+        is_one = False
+    if not is_one or parts.query or parts.fragment:
+        raise ValueError(
+            f"ML_ENGINE_URL is {url!r}; expected an address such as https://engine.example.com"
+        )
+    if "@" in parts.netloc:  # not shown: there may be a password in it
+        raise ValueError(
+            "ML_ENGINE_URL has a user in it; the engine knows callers by ML_ENGINE_KEY"
+        )
+    return parts
+
+
+def _is_printable(text: str) -> bool:
+    """Whether a header can have it."""
+    return text.isascii() and text.isprintable()
+
+
 def _request(
     transaction: Mapping[str, Any], context: Mapping[str, Any] | None
 ) -> dict[str, Mapping[str, Any]]:
@@ -543,11 +621,18 @@ def _decode(body: bytes) -> Any:
     """A body as JSON; None when it is not, as of a page of a proxy."""
     try:
         return json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
-def _decision(answer: Mapping[str, Any], *, is_replay: bool) -> Decision:
+def _decision(
+    answer: Mapping[str, Any], transaction: Mapping[str, Any], *, is_replay: bool
+) -> Decision:
+    """Raises LookupError or ValueError for what is no decision of this transaction."""
+    if answer["transaction_id"] != str(transaction.get("transaction_id")):
+        raise ValueError("it is about another transaction")
+    if answer["decision"] not in DECISIONS:
+        raise ValueError(f"{answer['decision']!r} is no decision")
     return Decision(
         transaction_id=answer["transaction_id"],
         decision=answer["decision"],
@@ -561,11 +646,24 @@ def _decision(answer: Mapping[str, Any], *, is_replay: bool) -> Decision:
     )
 
 
-def _result(result: Mapping[str, Any]) -> Decision | EngineRefused:
-    """One of a batch."""
+def _results(part: Sequence[Mapping[str, Any]], answer: _Answer) -> list[Decision | EngineRefused]:
+    """Those of a batch, one for each that was sent; raises as `_decision`."""
+    results = answer.body["results"]
+    if len(results) != len(part):
+        raise ValueError(f"{len(results)} results of {len(part)} transactions")
+    # (Python 3.9 has no strict.)
+    return [_result(each, sent["transaction"]) for each, sent in zip(results, part)]  # noqa: B905
+
+
+def _result(result: Mapping[str, Any], transaction: Mapping[str, Any]) -> Decision | EngineRefused:
     if result["status"] != 200:
         return EngineRefused(result["status"], result["error"])
-    return _decision(result["answer"], is_replay=result.get("replayed", False))
+    return _decision(result["answer"], transaction, is_replay=result.get("replayed", False))
+
+
+def _receipt(answer: _Answer) -> Receipt:
+    body = answer.body
+    return Receipt(body["recorded"], body["repeated"], tuple(body.get("unknown", ())))
 
 
 def _check_fallback(fallback: str | None) -> None:

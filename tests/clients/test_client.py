@@ -2,11 +2,13 @@
 
 import ast
 import re
+import socket
 import ssl
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -141,6 +143,52 @@ class TestAttempts:
         with pytest.raises(EngineUnavailable, match="no JSON object"):
             Sentinelle(engine.url).score(TRANSACTION)
 
+    @pytest.mark.parametrize(
+        "answer",
+        [{}, ANSWER | {"transaction_id": "u"}, ANSWER | {"decision": "HOLD"},
+         ANSWER | {"reasons": None}],
+        ids=["empty", "another's", "unknown", "cut"],
+    )  # fmt: skip
+    def test_a_success_that_decides_nothing_is_no_answer(
+        self, engine: Between, answer: dict[str, Any]
+    ) -> None:
+        engine.then = [Problem(200, {}, answer)] * 2
+        client = Sentinelle(engine.url)
+        with pytest.raises(EngineUnavailable, match="no answer to /score"):
+            client.score(TRANSACTION)
+        decision = client.score(TRANSACTION, fallback="REVIEW")
+        assert (decision.decision, decision.is_fallback) == ("REVIEW", True)
+
+    @pytest.mark.parametrize(
+        "results",
+        [None, [], [{"status": 200, "answer": ANSWER}] * 2, [{"status": 409, "error": None}] * 2],
+        ids=["none", "too few", "another's", "no error"],
+    )
+    def test_nor_is_a_batch_whose_results_are_not_those_of_what_was_sent(
+        self, engine: Between, results: Any
+    ) -> None:
+        engine.then = [Problem(200, {}, {"results": results})] * 2
+        sent = [{"transaction": {"transaction_id": name}} for name in ("t", "u")]
+        client = Sentinelle(engine.url)
+        with pytest.raises(EngineUnavailable, match="no answer to /score/batch"):
+            client.score_many(sent)
+        assert all(each.is_fallback for each in client.score_many(sent, fallback="BLOCK"))
+
+    def test_nor_are_receipts_and_predictions_without_what_they_say(self, engine: Between) -> None:
+        engine.then = [Problem(200, {}, {})] * 2
+        client = Sentinelle(engine.url)
+        with pytest.raises(EngineUnavailable, match="no answer to /labels"):
+            client.labels([{"transaction_id": "t", "label": "fraud"}])
+        with pytest.raises(EngineUnavailable, match="no answer to /models"):
+            client.predict("sponsor", {})
+
+    @pytest.mark.parametrize("errors", [None, "no", ["no"], {"a": 1}], ids=range(4))
+    def test_a_refusal_of_a_proxy_is_one(self, engine: Between, errors: Any) -> None:
+        engine.then = [Problem(403, {}, {"detail": "Not from here.", "errors": errors})]
+        with pytest.raises(EngineRefused, match="Not from here") as raised:
+            Sentinelle(engine.url).score(TRANSACTION)
+        assert raised.value.errors == []
+
     def test_predictions_are_asked_again_under_one_key(self, engine: Between) -> None:
         engine.then = [busy(), Problem(200, {}, {"sponsor": "Volt", "model_version": "v1.0.0"})]
         prediction = Sentinelle(engine.url).predict("a model/é", {"zone": "VIP"})
@@ -186,10 +234,11 @@ class TestSending:
     def test_values_of_python(self, engine: Between) -> None:
         engine.then = [OK]
         at = datetime(2026, 1, 2, tzinfo=UTC)
-        Sentinelle(engine.url, "sk_1").score({"amount": Decimal("12.50"), "created_at": at})
+        subject = {"transaction_id": "t", "amount": Decimal("12.50"), "created_at": at}
+        Sentinelle(engine.url, "sk_1").score(subject)
         [seen] = engine.seen
         assert seen.body["transaction"] == {
-            "amount": 12.5, "created_at": "2026-01-02T00:00:00+00:00",
+            "transaction_id": "t", "amount": 12.5, "created_at": "2026-01-02T00:00:00+00:00",
         }  # fmt: skip
         assert seen.headers["Authorization"] == "Api-Key sk_1"
 
@@ -209,10 +258,25 @@ class TestSending:
         assert engine.seen[0].path == "/engine/score"
         assert engine.seen[0].headers["Authorization"] == "Api-Key sk_env"
 
-    @pytest.mark.parametrize("url", ["", "engine.example.com", "ftp://x", "https://"])
+    @pytest.mark.parametrize(
+        "url",
+        ["", "engine.example.com", "ftp://x", "https://", "http://x:y", "http://x:99999",
+         "http://x/?a=1", "http://me:secret@x"],
+        ids=range(8),
+    )  # fmt: skip
     def test_addresses_that_are_none(self, url: str) -> None:
-        with pytest.raises(ValueError, match="ML_ENGINE_URL"):
+        with pytest.raises(ValueError, match="ML_ENGINE_URL") as raised:
             Sentinelle(url)
+        assert "secret" not in str(raised.value)
+
+    @pytest.mark.parametrize("key", ["sk_1\n", "sk_é"], ids=range(2))
+    def test_keys_that_no_header_takes(self, engine: Between, key: str) -> None:
+        with pytest.raises(ValueError, match="ML_ENGINE_KEY has") as raised:
+            Sentinelle(engine.url, key)
+        assert "sk_" not in str(raised.value)
+        with pytest.raises(ValueError, match="idempotency_key is"):
+            Sentinelle(engine.url).predict("sponsor", {}, idempotency_key=key)
+        assert engine.seen == []
 
     def test_one_connection_serves_call_after_call(self, engine: Between) -> None:
         engine.then = [OK] * 5
@@ -271,6 +335,45 @@ class TestGoogleIdToken:
         monkeypatch.setenv("GCE_METADATA_HOST", "127.0.0.1:1")
         client = Sentinelle(engine.url, id_token=GoogleIdToken("https://engine.run.app"))
         with pytest.raises(EngineUnavailable, match="gave no ID token"):
+            client.score(TRANSACTION)
+        assert client.score(TRANSACTION, fallback="REVIEW").is_fallback
+        assert engine.seen == []
+
+    def test_one_that_hangs_keeps_the_deadline_of_every_thread(
+        self, engine: Between, monkeypatch: Any
+    ) -> None:
+        silent = socket.create_server(("127.0.0.1", 0))
+        monkeypatch.setenv("GCE_METADATA_HOST", f"127.0.0.1:{silent.getsockname()[1]}")
+        token = GoogleIdToken("https://engine.run.app")
+        client = Sentinelle(engine.url, id_token=token, deadline=0.4)
+        started = time.monotonic()
+        with ThreadPoolExecutor(4) as pool:
+            asked = [pool.submit(client.score, TRANSACTION, fallback="REVIEW") for _ in range(4)]
+            assert all(each.result().is_fallback for each in asked)
+        assert time.monotonic() - started < 1.5
+        silent.close()
+
+    def test_the_old_one_is_used_while_it_is_valid(self, engine: Between, monkeypatch: Any) -> None:
+        from tests.google.server import GoogleServer
+
+        google = GoogleServer()
+        monkeypatch.setenv("GCE_METADATA_HOST", google.host)
+        token = GoogleIdToken("https://engine.run.app")
+        first = token()
+        google.close()
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now + 3_500)
+        assert token() == first
+        monkeypatch.setattr(time, "time", lambda: now + 3_700)
+        with pytest.raises(EngineUnavailable, match="gave no ID token"):
+            token()
+
+    def test_of_a_function_that_fails(self, engine: Between) -> None:
+        def fail() -> str:
+            raise RuntimeError("no account")
+
+        client = Sentinelle(engine.url, id_token=fail)
+        with pytest.raises(EngineUnavailable, match=r"no ID token.*no account"):
             client.score(TRANSACTION)
         assert client.score(TRANSACTION, fallback="REVIEW").is_fallback
         assert engine.seen == []
