@@ -29,12 +29,13 @@ from training.launchers.resources import (
     read_resources,
 )
 from training.models import Dataset, RunState, TrainingRun
+from training.pipeline.classifier import sizes
 from training.pipeline.spec import AnyOptions, ClassifierOptions, Options, decode_options_of
 
 # Rows, seconds and MB of whole runs with 2 cores.
 MEASURED: dict[Kind, tuple[tuple[int, float, int], ...]] = {
     FRAUD: ((100_000, 15.0, 660), (1_000_000, 125.0, 1_881), (6_400_000, 468.0, 4_392)),
-    CLASSIFIER: ((10_000, 8.0, 321), (100_000, 14.0, 451), (1_000_000, 110.0, 581)),
+    CLASSIFIER: sizes.MEASURED,
 }
 # How much of the work several cores share: taken, not measured, and rather too little.
 PARALLEL = 0.5

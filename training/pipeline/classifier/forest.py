@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier
 
 from training.pipeline.classifier.rows import Codes, Matrix
-from training.pipeline.classifier.sizes import LEAST_LEAF, TREE_ROWS, most_leaves, most_threads
+from training.pipeline.classifier.sizes import LEAST_LEAF, TREE_ROWS, most_leaves
+from training.pipeline.classifier.threads import most_threads
 
 MAX_FEATURES: Final = 0.5
 """Share of the columns that a split may choose from. The root of their number, which is usual,

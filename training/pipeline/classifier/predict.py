@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from treelite import gtil
 
 from training.pipeline.classifier.rows import Codes, Matrix
-from training.pipeline.classifier.sizes import most_threads
+from training.pipeline.classifier.threads import most_threads
 
 Predict = Callable[[Matrix], NDArray[np.float64]]
 """(rows, columns) to (rows, classes), each row summing to 1."""

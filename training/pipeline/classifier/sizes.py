@@ -5,8 +5,6 @@ The figures are of `python -m benchmarks.classifier`, which prints them again.
 
 from typing import Final
 
-import joblib
-
 from engine.errors import InvalidDataset
 
 FOREST_BYTES: Final = 55_000_000
@@ -20,7 +18,7 @@ a tree of that few leaves better."""
 LEAST_LEAF: Final = 5
 """Rows in a leaf, where there are few."""
 
-MEASURED: Final = ((10_000, 6.0, 320), (100_000, 19.0, 456), (1_000_000, 50.0, 607))
+MEASURED: Final = ((10_000, 5.0, 321), (100_000, 12.0, 456), (1_000_000, 55.0, 607))
 """Rows, seconds and peak MB of trainings of the sponsor model with 2 cores: 100 trees, 12 classes
 and 16 columns."""
 PROGRAM_MB: Final = 200
@@ -35,15 +33,8 @@ READ_BYTES: Final = 20
 """Of each row of the data set, beside its values."""
 SPARE: Final = 0.1
 """Of a limit, for what no estimate sees."""
-MOST_THREADS: Final = 4
 LEAST_FIT_ROWS: Final = 1_000
 _MB: Final = 2**20
-
-
-def most_threads() -> int:
-    """How many threads to work with: one a core, but each takes memory by the row."""
-    cores: int = joblib.cpu_count()
-    return min(cores, MOST_THREADS)
 
 
 def most_leaves(trees: int, classes: int) -> int:
