@@ -159,10 +159,12 @@ def test_the_background_of_a_container_works_and_ends_in_time(tmp_path: Path) ->
                 break
         began = time.monotonic()
         process.terminate()
-        process.communicate(timeout=20)
+        rest, _ = process.communicate(timeout=20)
         took = time.monotonic() - began
     finally:
         process.kill()
     assert took < 10, f"{took:.1f} s"
+    # Both workers ended their tasks at once, rather than being killed at last.
+    assert rest.count("Cold shutdown") == 2
     assert process.returncode == 0
     assert not (tmp_path / "home" / "secret_key").exists()
