@@ -87,6 +87,27 @@ def test_an_older_promotion_never_takes_the_place_of_a_later_one(store):
     assert read_champion(store, "sponsor") == later
 
 
+def test_that_of_another_registry_stays_and_is_told(store, caplog):
+    classifiers.register("1.0.0")
+    foreign = Champion(
+        model="sponsor",
+        version="9.0.0",
+        location="sponsor/v9",
+        manifest_sha256="0" * 64,
+        promotion=10**6,
+    )
+    write_champion(store, foreign)
+    bundles.register("1.0.0")
+    bundles.promote("1.0.0")  # of another model: its number tells nothing
+    assert not caplog.text
+    classifiers.promote("1.0.0")
+    assert read_champion(store, "sponsor") == foreign
+    assert "v9.0.0 serves, by promotion 1000000 of another registry" in caplog.text
+    store.delete(pointer_name("sponsor"))
+    assert pointers_mend() == 1
+    assert told(store) == "1.0.0"
+
+
 @pytest.mark.parametrize("where", ["folder", "bucket"])
 def test_of_many_writers_at_once_the_latest_promotion_stays(where, request, tmp_path):
     if where == "bucket":

@@ -7,13 +7,17 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
 from deployments.models import Alias, RegisteredModel
-from tests import bundles
+from deployments.tasks import mend_pointers
+from engine.champions import pointer_name, read_champion, write_champion
+from engine.store import open_store
+from tests import bundles, classifiers
 from training.doctor.explain import UNKNOWN, explain
 from training.models import Dataset, RunState, TrainingRun
 
@@ -135,6 +139,28 @@ def test_a_damaged_champion_is_rolled_back(serving: None, settings: Any) -> None
     assert "supervised.treelite" in found["words"]
     follow(found["advice"].rpartition("nobody has the files: ")[2])
     mended("model")
+
+
+def test_the_function_would_serve_another_version(settings: Any) -> None:
+    classifiers.register("1.0.0")
+    classifiers.promote("1.0.0")
+    name = pointer_name("sponsor")
+    store = open_store(settings.ARTIFACTS_DIR)
+    store.delete(name)
+    found = fault("classifiers")
+    assert "does not say v1.0.0" in found["words"]
+    assert "Wait a minute" in found["advice"]
+    mend_pointers()  # as beat does
+    mended("classifiers")
+    told = read_champion(store, "sponsor")
+    write_champion(store, msgspec.structs.replace(told, manifest_sha256="0" * 64, promotion=10**6))
+    mend_pointers()
+    found = fault("classifiers")
+    assert "another registry" in found["words"]
+    assert f"delete {store.location}/{name}" in found["advice"]
+    store.delete(name)
+    mend_pointers()
+    mended("classifiers")
 
 
 def test_the_file_of_a_data_set_is_gone(place: Path) -> None:

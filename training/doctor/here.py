@@ -14,11 +14,11 @@ from django.core.cache import cache
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
-from deployments import artifacts, selectors
+from deployments import artifacts, pointers, selectors
 from deployments.models import CHAMPION, Alias, ApiKey, Kind, ModelVersion, RegisteredModel, Scope
 from deployments.services import api_key_for_a_moment
 from deployments.stored_bundles import bundles_listed
-from engine.champions import read_champion
+from engine.champions import pointer_name, read_champion
 from engine.errors import InvalidBundle, NoModel, NotRegistered
 from engine.store import PAGE_SECONDS, open_store
 from training.doctor.checks import Check, Fault
@@ -307,10 +307,19 @@ def _classifiers() -> str:
             pointer = read_champion(store, alias.model.name)
         except NoModel:
             pointer = None
-        if pointer is None or pointer.version != alias.version.version:
+        name = pointer_name(alias.model.name)
+        if pointer is None or pointer.manifest_sha256 != alias.version.manifest_sha256:
+            if pointer and pointers.is_of_another_registry(pointer):
+                raise Fault(
+                    f"{name} says v{pointer.version}, by promotion {pointer.promotion} of another "
+                    f"registry; here it is v{alias.version.version}",
+                    "If this registry is the right one (it was restored from a backup, say), "
+                    f"delete {store.location}/{name}: the worker writes it again in a minute. If "
+                    "not, give each its own ARTIFACTS_DIR.",
+                )
             raise Fault(
-                f"{alias.model.name}/champion.json does not say v{alias.version.version}, so the "
-                "function serves another version",
+                f"{name} does not say v{alias.version.version}, so the function serves another "
+                "version",
                 "Wait a minute: the worker writes it again. If it stays, look at the checks of "
                 "workers and beat.",
             )
