@@ -78,6 +78,8 @@ class ProjectApi:
         self._tags: set[str] = set()
         self._ended: dict[str, dict[str, str]] = {}
         self._looks: dict[str, int] = {}
+        self._followed: dict[str, str] = {}
+        """The build of each operation that is one."""
         self._operations: dict[str, dict[str, Any]] = {}
         self._numbers = itertools.count(1)
         repository = REGIONAL + r"/repositories/(?P<name>[^/:]+)"
@@ -168,6 +170,9 @@ class ProjectApi:
         found["left"] -= 1
         if found["left"] > 0:
             return {"name": call.match["name"]}
+        built = self._followed.get(call.match["name"])
+        if built and not found["error"]:
+            self._push(self.builds[int(built.removeprefix("build-")) - 1])
         ended = {"error": found["error"]} if found["error"] else {"response": {}}
         return {"name": call.match["name"], "done": True, **ended}
 
@@ -299,12 +304,11 @@ class ProjectApi:
         build = _checked("build", call)
         self.builds.append(build)
         error = {"code": 9, "message": self.build_fails} if self.build_fails else None
-        if not error:
-            self._tags |= {image.rpartition(":")[2] for image in build["images"]}
         parent = call.match.group(0).removeprefix("/v1/").removesuffix("builds")
         operation = self._begin(parent, lambda: None, error)
         end = {"status": "FAILURE", "statusDetail": self.build_fails}
         self._ended[f"build-{len(self.builds)}"] = end if error else {"status": "SUCCESS"}
+        self._followed[operation["name"]] = f"build-{len(self.builds)}"
         return operation | {"metadata": {"build": {"id": f"build-{len(self.builds)}"}}}
 
     def _list_builds(self, call: Call) -> Any:
@@ -321,10 +325,16 @@ class ProjectApi:
         """As if no image had ever been pushed."""
         self._tags.clear()
 
+    def _push(self, build: dict[str, Any]) -> None:
+        """Its image is there from then on."""
+        self._tags |= {image.rpartition(":")[2] for image in build["images"]}
+
     def _shown(self, name: str) -> dict[str, Any]:
         has_ended = self._looks.get(name, 0) >= OPERATIONS_TAKE
         now = self._ended[name] if has_ended else {"status": "WORKING"}
         build = self.builds[int(name.removeprefix("build-")) - 1]
+        if now["status"] == "SUCCESS":
+            self._push(build)
         return {"id": name, "tags": build.get("tags", []), "images": build["images"], **now}
 
 

@@ -29,8 +29,8 @@ WAY = [*UNFINISHED, "serving"]
 BEGUN = ("Cloud Build builds", "The job ", "The revision ")
 POINTS = [
     *((state, "before") for state in WAY[1:]),
-    # After the last one there is nothing to go on with.
-    *((state, "after") for state in WAY[1:-1]),
+    # After it, the next step has only to begin: one stands for all.
+    ("deploying", "after"),
     *((note, "lost") for note in BEGUN),
 ]
 
