@@ -51,9 +51,8 @@ def check_sizes(half_mb: float, whole_mb: float) -> None:
 
 def check_memory(half: dict[str, Any], whole: dict[str, Any]) -> None:
     assert whole["peak_memory_mb"] < 600
-    # 16 columns of 4 bytes, and what sorting them takes: at 1,000,000 rows 400 MB more at most.
-    grown = (whole["peak_memory_mb"] - half["peak_memory_mb"]) * 2**20
-    assert grown < 400 * ROWS / 2
+    # The rows themselves are 64 bytes each; the rest is what the allocator happens to keep.
+    assert whole["peak_memory_mb"] - half["peak_memory_mb"] < 80
 
 
 def check_accuracy(metrics: dict[str, Any]) -> None:
