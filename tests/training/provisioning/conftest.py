@@ -126,6 +126,8 @@ def made(
         for g in range(2)
     ]
     project.apis.add("cloudfunctions.googleapis.com")
+    function = "sentinelle-function@test-project.iam.gserviceaccount.com"
+    project.accounts[function] = {"email": function}
     functions = f"{PARENT}/functions"
     control.functions = {
         f"{functions}/sponsor": {"name": f"{functions}/sponsor", "labels": {"app": "sentinelle"}},

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
-from deployments.gcp.grants import ACCOUNTS
+from deployments.gcp.grants import ALL_ACCOUNTS
 from tests.google.compute import Compute
 from tests.google.control import ControlApi
 from tests.google.run import RunApi
@@ -73,7 +73,7 @@ def test_it_names_what_it_will_delete_and_what_stays(made: list[str], google: Go
         rf"bucket gs://{BUCKET} \(6 objects, old versions included, 3\.00 GB\)",
     ]  # fmt: skip
     assert [kind for kind in kinds if not re.search(rf"^  {kind}", told, re.M)] == []
-    assert told.count("service account") == len(ACCOUNTS)
+    assert told.count("service account") == len(ALL_ACCOUNTS)
     for words in ("Cloud SQL instance theirs", "Cloud Run job theirs", "function theirs",
                   "the project test-project and its APIs"):  # fmt: skip
         assert words in stays
