@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Annotated, Any, Literal, get_args
@@ -19,6 +19,7 @@ from msgspec import Meta
 
 from engine.errors import FieldError, InvalidRequest
 from engine.features.catalogue import CATALOGUE, OWN, OWN_BALANCE, RATIOS
+from engine.json_faults import invalid_request, parse_json
 
 MAX_AMOUNT = 1e9
 MAX_ATTRIBUTES = 64
@@ -333,12 +334,6 @@ def _decoded_or_error(body: bytes) -> ScoreRequest | InvalidRequest:
         return error
 
 
-def invalid_request(faults: Sequence[FieldError]) -> InvalidRequest:
-    """The error that names these faults."""
-    fields = ", ".join(dict.fromkeys(fault.field for fault in faults))
-    return InvalidRequest(f"The request is not valid: {fields}.", faults)
-
-
 def _semantic_faults(request: ScoreRequest) -> Iterator[FieldError]:
     """Yield what the types of a well-typed request can't say."""
     transaction = request.transaction
@@ -389,44 +384,12 @@ def _held(values: dict[str, Any]) -> Iterator[tuple[str, SentValue]]:
             yield name, float(value)
 
 
-class _NotFinite:
-    """Stands for NaN, infinity or a number too large for a double: no field accepts it."""
-
-
-def _number(text: str) -> float | _NotFinite:
-    value = float(text)
-    return value if math.isfinite(value) else _NotFinite()
-
-
-def _integer(text: str) -> int | float | _NotFinite:
-    return int(text) if len(text) < 19 else _number(text)
-
-
 def _faults(body: bytes) -> list[FieldError]:
     """Return every fault of a body that the fast path refused (slow, for answers only)."""
     raw = parse_json(body)
     if not isinstance(raw, dict):
         return [FieldError("body", "expected a JSON object")]
     return list(struct_faults(ScoreRequest, raw, ""))
-
-
-def parse_json(body: bytes) -> Any:
-    """Parse a body that msgspec refused, to look for its faults; a number that is not finite
-    becomes an object that no field accepts. Raises InvalidRequest when it is not JSON at all."""
-    try:
-        return json.loads(
-            body.decode(),
-            parse_float=_number,
-            parse_int=_integer,
-            parse_constant=lambda _: _NotFinite(),
-        )
-    except UnicodeDecodeError:
-        fault = "not valid UTF-8"
-    except RecursionError:
-        fault = "nested too deeply"
-    except json.JSONDecodeError as error:
-        fault = f"not valid JSON: {error.msg} (line {error.lineno}, column {error.colno})"
-    raise invalid_request([FieldError("body", fault)])
 
 
 def struct_faults(

@@ -17,7 +17,8 @@ from rest_framework.views import APIView
 
 from deployments.models import Scope
 from engine.errors import BodyTooLarge, FieldError, SentinelleError
-from engine.transaction import decode_score_requests, invalid_request
+from engine.json_faults import invalid_request
+from engine.transaction import decode_score_requests
 from scoring import predictions, selectors, services
 from scoring.authentication import ApiKeyAuthentication, Caller, HasScope, KeyRateThrottle
 from scoring.labels import decode_labels, labels_record

@@ -17,7 +17,8 @@ from msgspec import Meta
 from msgspec.structs import force_setattr
 
 from engine.errors import FieldError
-from engine.transaction import Identifier, ShortText, Timestamp, invalid_request
+from engine.json_faults import invalid_request
+from engine.transaction import Identifier, ShortText, Timestamp
 from scoring import fraud_timelines, history
 from scoring.models import Attempt, Label, Verdict
 from scoring.reports import Decoder, in_utc, listed

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import msgspec
 from django.db import IntegrityError, transaction
 
+from engine.classifier.request import decode_inputs
 from engine.errors import FieldError, PredictionConflict
-from engine.transaction import invalid_request, parse_json
+from engine.json_faults import invalid_request
 from scoring.live_classifiers import Predicting, live_classifiers
 from scoring.models import PredictionRecord
 
@@ -36,7 +37,7 @@ def predict(name: str, body: bytes, *, key: str | None, caller: str, now: dateti
     Raises UnknownModel, InvalidRequest naming every faulty field, PredictionConflict when the key
     was used for another request, NoModel; nothing is kept then.
     """
-    values = _decode(body)
+    values = decode_inputs(body)
     _check_key(key)
     digest = None if key is None else hashlib.sha256(_CANONICAL.encode(values)).digest()
     if key is not None and (kept := _kept(name, key)):
@@ -53,18 +54,6 @@ def predict(name: str, body: bytes, *, key: str | None, caller: str, now: dateti
             raise
         return _replay(winner, digest)
     return Predicted(record.answer.encode(), is_replay=False)
-
-
-def _decode(body: bytes) -> Mapping[str, Any]:
-    """The object of a body; raises InvalidRequest."""
-    try:
-        decoded = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        parse_json(body)  # says better what is wrong with it
-        raise invalid_request([FieldError("body", str(error))]) from None
-    if not isinstance(decoded, dict):
-        raise invalid_request([FieldError("body", "expected a JSON object of inputs")])
-    return decoded
 
 
 def _check_key(key: str | None) -> None:

@@ -8,7 +8,8 @@ import msgspec
 from msgspec import Meta
 
 from engine.errors import FieldError
-from engine.transaction import invalid_request, is_in_range, parse_json, struct_faults
+from engine.json_faults import invalid_request, parse_json
+from engine.transaction import is_in_range, struct_faults
 
 MAX_REPORTS = 1_000
 

@@ -25,7 +25,7 @@ RUNTIME = "python312"
 """As in the Dockerfile."""
 ENTRY_POINT = "predict"
 ENGINE_PARTS = (
-    "__init__.py", "bundle.py", "champions.py", "errors.py", "kinds.py",
+    "__init__.py", "bundle.py", "champions.py", "errors.py", "json_faults.py", "kinds.py",
     "classifier/*.py", "store/*.py",
 )  # fmt: skip
 EPOCH = (1980, 1, 1, 0, 0, 0)

@@ -4,7 +4,8 @@ from typing import Any, Final
 
 import msgspec
 
-from engine.errors import FieldError, InvalidRequest
+from engine.errors import FieldError
+from engine.json_faults import NotFinite, invalid_request, parse_json
 
 MAX_BODY: Final = 100_000
 """Bytes of a request: 200 inputs of 200 letters each, and room."""
@@ -19,9 +20,22 @@ def decode_inputs(body: bytes) -> dict[str, Any]:
     """
     try:
         return _DECODER.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        is_json = isinstance(error, msgspec.ValidationError)
-        fault = "expected a JSON object of inputs" if is_json else f"not valid JSON: {error}"
-        raise InvalidRequest(
-            f"The request is not valid: {fault}.", [FieldError("body", fault)]
-        ) from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise invalid_request(_faults(body)) from None
+
+
+def _faults(body: bytes) -> list[FieldError]:
+    """What is wrong with a body that was refused. Raises InvalidRequest when it is no JSON."""
+    found = parse_json(body)
+    if not isinstance(found, dict):
+        return [FieldError("body", "expected a JSON object of inputs")]
+    not_finite = [
+        FieldError(name[:64], "expected a finite number")
+        for name, value in found.items()
+        if isinstance(value, NotFinite) and name.isprintable()
+    ]
+    return not_finite or [
+        FieldError(
+            "body", "has a number that is not finite or a lone surrogate, or is nested too deeply"
+        )
+    ]

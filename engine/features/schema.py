@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from engine.errors import FieldError, InvalidBundle
 from engine.features.catalogue import CATALOGUE, FEATURE_INDEX, OWN, OWN_BALANCE, RATIOS
 from engine.features.kernel import COUNTRIES, UNITS, compiled
-from engine.transaction import ATTRIBUTE_NAME, country_code, invalid_request
+from engine.json_faults import invalid_request
+from engine.transaction import ATTRIBUTE_NAME, country_code
 
 _HOUR: Final = 3_600_000_000
 _DAY: Final = 24 * _HOUR

@@ -325,14 +325,25 @@ def test_a_body_is_a_json_object() -> None:
 
 
 @pytest.mark.parametrize(
-    "body",
-    [b"", b"[]", b"null", b'"text"', b"{", b'{"a": NaN}', b"\xff", b'{"a": "\xff"}',
-     b'{"a": "\\ud800"}', b'{"a": 1e999}', b'{"a":' + b"[" * 5000, b'{"a": 1' + b"0" * 5000 + b"}"],
-    ids=range(12),
+    ("body", "field", "message"),
+    [
+        (b"", "body", "not valid JSON"), (b"{", "body", "not valid JSON"),
+        (b"[]", "body", "a JSON object"), (b"null", "body", "a JSON object"),
+        (b'"text"', "body", "a JSON object"),
+        (b"\xff", "body", "not valid UTF-8"), (b'{"a": "\xff"}', "body", "not valid UTF-8"),
+        (b'{"a": 1, "b": NaN}', "b", "a finite number"),
+        (b'{"a": 1e999}', "a", "a finite number"),
+        (b'{"a": 1' + b"0" * 5000 + b"}", "a", "a finite number"),
+        (b'{"a": [-Infinity]}', "body", "not finite"),
+        (b'{"\\ud800": NaN}', "body", "not finite"),
+        (b'{"a": "\\ud800"}', "body", "a lone surrogate"),
+        (b'{"a":' + b"[" * 5000, "body", "nested too deeply"),
+    ],
+    ids=range(14),
 )  # fmt: skip
-def test_another_body_is_refused(body: bytes) -> None:
+def test_another_body_is_refused(body: bytes, field: str, message: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         decode_inputs(body)
     (fault,) = refused.value.errors
-    assert fault.field == "body"
-    assert "JSON" in fault.message
+    assert fault.field == field
+    assert message in fault.message
