@@ -121,6 +121,14 @@ def test_a_rollback_to_what_is_not_healthy_or_not_there_moves_nothing(cloud) -> 
     assert (second.state, second.lease_until) == ("serving", None)
 
 
+def test_who_may_call_by_the_project_needs_no_role_on_the_service(cloud) -> None:
+    cloud.google.fault(":setIamPolicy", "PERMISSION_DENIED", times=9)
+    cloud.services.serving.is_open = True
+    ended = cloud.deploy("1.0.0")
+    assert (ended.state, ended.error) == ("serving", "")
+    assert "was not given the role" in " ".join(event.message for event in ended.events.all())
+
+
 def test_public_is_said_and_can_be_taken_back(cloud) -> None:
     cloud.deploy("1.0.0", changes={"public": True})
     assert cloud.services.may_call(FULL, "allUsers")
