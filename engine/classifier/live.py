@@ -7,7 +7,7 @@ from typing import Final
 
 from engine.champions import Champion, read_champion
 from engine.classifier.bundle import ClassifierBundle, load_served
-from engine.errors import InvalidBundle, NoModel, SentinelleError
+from engine.errors import InvalidBundle, NoModel, SentinelleError, StoreUnavailable
 from engine.store import Store
 
 CHECK_SECONDS: Final = 30.0
@@ -79,6 +79,8 @@ class LiveChampion:
             logger.error("The champion of %s can't be taken: %s (%s)", self.model, told, kept)
             if isinstance(error, (InvalidBundle, ValueError)):  # no location for a store
                 raise NoModel(f"The champion of “{self.model}” can't be used: {told}") from error
+            if isinstance(error, StoreUnavailable):  # whose words name buckets and accounts
+                raise StoreUnavailable("The bucket does not answer; the log has why.") from error
             raise
         return serving
 
@@ -98,6 +100,10 @@ class LiveChampion:
 
 def _result(looking: "Future[ClassifierBundle]", seconds: float) -> ClassifierBundle:
     try:
-        return looking.result(seconds)
+        error = looking.exception(seconds)
     except TimeoutError:
         raise NoModel(f"The bundle is not there after {seconds:g} s; try again.") from None
+    if error is None:
+        return looking.result()
+    # One for all who ask meanwhile: what each of them adds to its traceback must not stay.
+    raise error.with_traceback(None)

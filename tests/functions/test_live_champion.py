@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from engine.champions import pointer_name
 from engine.classifier.live import CHECK_SECONDS, REFUSED_SECONDS, RETRY_SECONDS, LiveChampion
-from engine.errors import NoModel, StoreUnavailable
+from engine.errors import NoModel, ObjectDamaged, StoreUnavailable
 from engine.store import LocalStore
 from tests.engine.classifiers import CHURN, INPUTS, promote, write_small_classifier
 
@@ -40,6 +41,13 @@ class WatchedStore(LocalStore):
 @pytest.fixture
 def store(tmp_path: Path) -> WatchedStore:
     return WatchedStore(tmp_path)
+
+
+def refuse(error: Exception) -> Callable[[str], bytes]:
+    def read(_name: str) -> bytes:
+        raise error
+
+    return read
 
 
 def version(champion: LiveChampion, now: float) -> str:
@@ -151,6 +159,27 @@ def test_a_first_champion_that_is_damaged_is_no_model(store: WatchedStore) -> No
     champion = LiveChampion(store, "sponsor")
     with pytest.raises(NoModel, match=r"can't be used: .*definition.toml .* not the one in the"):
         champion.get(0.0)
+
+
+def test_who_asks_is_not_told_where_the_store_is(store: WatchedStore, caplog: Any) -> None:
+    for error in (StoreUnavailable, ObjectDamaged):
+        store.read = refuse(error("robot@secret may not read gs://secret/a"))  # type: ignore[method-assign]
+        with pytest.raises(StoreUnavailable) as raised:
+            LiveChampion(store, "sponsor").get(0.0)
+        assert raised.value.code == "STORE_UNAVAILABLE"
+        assert "secret" not in raised.value.detail
+        assert "robot@secret may not read gs://secret/a" in caplog.text
+        caplog.clear()
+
+
+def test_an_error_that_many_get_keeps_nothing_of_them(store: WatchedStore) -> None:
+    champion = LiveChampion(store, "sponsor")
+    depths = set()
+    for _ in range(3):
+        with pytest.raises(NoModel) as raised:
+            champion.get(0.0)
+        depths.add(len(raised.traceback))
+    assert len(depths) == 1
 
 
 def test_many_first_calls_download_once(store: WatchedStore) -> None:
