@@ -25,8 +25,9 @@ import functions_framework
 import msgspec
 from werkzeug.exceptions import ClientDisconnected
 
+from engine.classifier.definition import MODEL_NAME
 from engine.classifier.live import CHECK_SECONDS, LiveChampion
-from engine.classifier.request import MAX_BODY, decode_inputs
+from engine.classifier.request import MAX_BODY, ORIGIN, decode_inputs
 from engine.errors import BodyTooLarge, InvalidRequest, SentinelleError
 from engine.store import open_store
 
@@ -44,7 +45,6 @@ STATUS_OF_CODE = {
     "STORE_UNAVAILABLE": 503,
 }
 """As in the API (sentinelle/problems.py)."""
-_ORIGIN = re.compile(r"https?://[^/\s,]+|\*")
 
 
 class JsonLines(logging.Formatter):
@@ -71,15 +71,23 @@ def artifacts_dir() -> str:
     return found
 
 
+def model_name() -> str:
+    """The classifier to serve; raises SystemExit for what is no name."""
+    name = os.environ.get("MODEL_NAME") or "sponsor"
+    if not re.fullmatch(MODEL_NAME, name):
+        raise SystemExit(f"MODEL_NAME is “{name}”; expected a classifier's name, such as sponsor.")
+    return name
+
+
 def allowed_origins() -> frozenset[str]:
     """The origins that pages may call from; raises SystemExit for what is none."""
     given = os.environ.get("CORS_ALLOWED_ORIGINS", "")
     origins = [each.strip() for each in given.split(",") if each.strip()]
     for origin in origins:
-        if not _ORIGIN.fullmatch(origin):
+        if origin != "*" and not re.fullmatch(ORIGIN, origin):
             raise SystemExit(
                 f"CORS_ALLOWED_ORIGINS has “{origin}”; expected an origin such as "
-                "https://shop.example, without a path, or *."
+                "https://shop.example, in lower case and without a path, or *."
             )
     return frozenset(origins)
 
@@ -106,7 +114,7 @@ logger = json_log()
 origins = allowed_origins()
 champion = LiveChampion(
     open_store(artifacts_dir(), seconds=STORE_SECONDS),
-    os.environ.get("MODEL_NAME") or "sponsor",
+    model_name(),
     check_seconds=check_seconds(),
 )
 

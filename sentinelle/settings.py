@@ -11,6 +11,7 @@ from pathlib import Path
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 
+from engine.classifier.request import ORIGIN
 from sentinelle.env import (
     env_amount,
     env_bool,
@@ -150,9 +151,7 @@ MIDDLEWARE = [
     "sentinelle.middleware.ContentPolicyMiddleware",
 ]
 # Front ends of other origins that may call the API from a browser.
-CORS_ALLOWED_ORIGINS = env_list(
-    "CORS_ALLOWED_ORIGINS", [], r"https?://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[1-9][0-9]{0,4})?"
-)
+CORS_ALLOWED_ORIGINS = env_list("CORS_ALLOWED_ORIGINS", [], ORIGIN)
 if CORS_ALLOWED_ORIGINS:
     MIDDLEWARE.insert(0, "corsheaders.middleware.CorsMiddleware")
 CORS_URLS_REGEX = r"^/(score|outcomes|labels|health|models|training-runs)(/|$)"

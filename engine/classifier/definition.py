@@ -38,7 +38,8 @@ from numpy.typing import NDArray
 from engine.errors import FieldError, InvalidDefinition, InvalidRequest
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,62}\Z")]
-ModelName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,62}\Z")]
+MODEL_NAME: Final = r"[a-z][a-z0-9_-]{0,62}"
+ModelName = Annotated[str, Meta(pattern=rf"^{MODEL_NAME}\Z")]
 Text = Annotated[str, Meta(min_length=1, max_length=200)]
 Number = Annotated[float, Meta(ge=-1e15, le=1e15)]
 MODEL_VERSION: Final = "model_version"

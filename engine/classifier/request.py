@@ -9,6 +9,8 @@ from engine.json_faults import NotFinite, invalid_request, parse_json
 
 MAX_BODY: Final = 100_000
 """Bytes of a request: 200 inputs of 200 letters each, and room."""
+ORIGIN: Final = r"https?://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[1-9][0-9]{0,4})?"
+"""An origin, as browsers tell that of the page that asks."""
 
 _DECODER = msgspec.json.Decoder(dict[str, Any])
 

@@ -190,8 +190,9 @@ def test_a_build_that_fails_says_why_and_is_made_again(
 def test_a_function_that_does_not_start_says_why(
     google: GoogleServer, api: FunctionsApi, bucket: str
 ) -> None:
-    with pytest.raises(CommandError, match="expected an origin such as"):
-        deploy(bucket, "--origins", "shop.example")
+    api.environment["CHAMPION_CHECK_SECONDS"] = "often"
+    with pytest.raises(CommandError, match="expected seconds, such as 30"):
+        deploy(bucket)
 
 
 def test_a_refusal_of_google_is_told(google: GoogleServer, api: FunctionsApi, bucket: str) -> None:
@@ -236,8 +237,11 @@ def test_a_dry_run_calls_nobody_and_prints_every_call(
         (["--memory", "much"], "no amount of memory"),
         (["--timeout", "0"], "no whole number from 1 to 3600"),
         (["--max-instances", "-1"], "no whole number from 1 to 1000"),
+        (["--model", "../fraud"], "no name of a classifier"),
+        (["--origins", "https://a.example,https://B.example"], "“https://B.example” is no origin"),
+        (["--origins", "https://a.example/page"], "no origin such as https://"),
     ],
-    ids=["small", "memory", "timeout", "instances"],
+    ids=["small", "memory", "timeout", "instances", "model", "case", "path"],
 )
 def test_wrong_options_are_refused(options: list[str], told: str) -> None:
     with pytest.raises(CommandError, match=told):

@@ -321,9 +321,11 @@ def test_parallel_first_calls_download_once(gcs: CloudStorage, bucket: str) -> N
         ({"BUCKET_NAME": ""}, "Neither BUCKET_NAME nor ARTIFACTS_DIR is set"),
         ({"CORS_ALLOWED_ORIGINS": "shop.example"}, "expected an origin such as https://"),
         ({"CORS_ALLOWED_ORIGINS": f"{PAGE}/a"}, "expected an origin such as https://"),
+        ({"CORS_ALLOWED_ORIGINS": "https://Shop.example"}, "in lower case"),
         ({"CHAMPION_CHECK_SECONDS": "often"}, "expected seconds, such as 30"),
+        ({"MODEL_NAME": "../fraud"}, "expected a classifier's name"),
     ],
-    ids=["nowhere", "origin", "path", "seconds"],
+    ids=["nowhere", "origin", "path", "case", "seconds", "name"],
 )
 def test_settings_that_make_no_sense_keep_it_from_starting(
     environment: dict[str, str], told: str

@@ -1,5 +1,6 @@
 """Put the function that serves a classifier on Google Cloud."""
 
+import re
 from argparse import ArgumentTypeError
 from typing import Any
 
@@ -14,6 +15,8 @@ from deployments.management import cloud
 from deployments.management.base import SentinelleCommand
 from deployments.management.cloud import carry_out, confirm, named, print_calls
 from engine.champions import read_champion
+from engine.classifier.definition import MODEL_NAME
+from engine.classifier.request import ORIGIN
 from engine.errors import InvalidBundle, NoModel, SentinelleError
 from engine.store import open_store
 
@@ -46,7 +49,9 @@ it goes on."""
         parser.add_argument("name", help="name of the function, such as sponsor-ai")
         parser.add_argument("region", help="such as europe-west1")
         parser.add_argument("--bucket", help="by default PROJECT-ml-data")
-        parser.add_argument("--model", help=f"the classifier to serve (new: {new.model})")
+        parser.add_argument(
+            "--model", type=_model, help=f"the classifier to serve (new: {new.model})"
+        )
         parser.add_argument(
             "--memory", type=_memory, help=f"such as 1Gi (new: {new.memory_mb}Mi), at least 256Mi"
         )
@@ -64,6 +69,7 @@ it goes on."""
         )
         parser.add_argument(
             "--origins",
+            type=_origins,
             help="of pages that may call it, with commas between, such as https://shop.example; "
             "* for all, '' for none (new: none)",
         )
@@ -147,6 +153,22 @@ it goes on."""
         except InvalidBundle:
             return True
         return True
+
+
+def _model(text: str) -> str:
+    if not re.fullmatch(MODEL_NAME, text):
+        raise ArgumentTypeError(f"“{text}” is no name of a classifier, such as sponsor")
+    return text
+
+
+def _origins(text: str) -> str:
+    for origin in filter(None, map(str.strip, text.split(","))):
+        if origin != "*" and not re.fullmatch(ORIGIN, origin):
+            raise ArgumentTypeError(
+                f"“{origin}” is no origin such as https://shop.example, in lower case and without "
+                "a path"
+            )
+    return text
 
 
 def _memory(text: str) -> int:
