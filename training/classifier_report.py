@@ -276,7 +276,9 @@ def _data_facts(report: Report) -> list[tuple[str, str]]:
     forest, peak = report.get("forest"), report.get("peak_memory_mb")
     fitted = at_path(report, ("data", "fit_rows"))
     difference = report.get("export_difference")
+    repeated = at_path(report, ("data", "repeated_rows"))
     facts = [
+        ("Like a row before", f"{repeated:,} rows" if repeated else ""),
         ("Fitted on", "" if fitted is None else f"{fitted:,} rows"),
         ("Trees", f"{forest['trees']:,}" if forest else ""),
         ("Leaves", f"{forest['leaves']:,}" if forest else ""),

@@ -333,7 +333,7 @@ def test_lists_and_a_failed_run_tell_what_a_classifier_has(strict: Page, runs, t
     TrainingRun.objects.filter(pk=run.pk).update(
         state=RunState.FAILED,
         stage="split",
-        error="There are 12 different rows to train on and 3 to test on.",
+        error="There are 12 rows to train on and 3 to test on.",
         report={"status": "failed", "stage": "split", "error": "…", "peak_memory_mb": 130},
         model_version=None,
     )

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -70,6 +71,26 @@ def test_an_input_that_is_always_the_same_matters_nothing(tmp_path):
     report = trained(tmp_path, columns)
     drops = {entry["name"]: entry["drop"] for entry in report["importances"]}
     assert drops["balance"] == 0
+
+
+def test_of_few_possible_inputs_the_figures_are_those_of_rows_to_come(tmp_path):
+    # 80 different inputs, and the class that each mostly has: kept together, its rows would be in
+    # one part, and those of the other classes in the other one.
+    random = np.random.default_rng(0)
+    age = random.integers(18, 98, 2_000)
+    usual = np.where(age % 40 < 20, 0, 1)
+    outcome = np.where(random.random(2_000) < 0.9, usual, 1 - usual)
+    columns = {
+        "age": age.tolist(),
+        "balance": [1.0] * 2_000,
+        "active": [True] * 2_000,
+        "plan": ["free"] * 2_000,
+        "outcome": [churn().labels[code] for code in outcome],
+    }
+    report = trained(tmp_path, columns)
+    assert report["metrics"]["accuracy"] == pytest.approx(0.9, abs=0.06)
+    different = len(set(zip(age.tolist(), outcome.tolist(), strict=True)))
+    assert report["data"]["repeated_rows"] == 2_000 - different
 
 
 def test_too_few_rows_are_refused(tmp_path):

@@ -6,7 +6,13 @@ from hypothesis import strategies as st
 
 from tests.training.classifier.support import churn, churn_rows, import_churn
 from training.pipeline.classifier.rows import Rows, read_rows
-from training.pipeline.classifier.split import is_tested, number_keys, text_keys
+from training.pipeline.classifier.split import (
+    copy_keys,
+    copy_numbers,
+    is_tested,
+    number_keys,
+    text_keys,
+)
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -77,3 +83,22 @@ def test_a_key_never_changes():
     # Versions that were trained long ago are compared with new ones: this must stay.
     keys = number_keys("age", np.array([18.0, 40.5])) + text_keys("plan", ["free", "paid"])
     assert keys.tolist() == [16890210424001866517, 7046143627328761931]
+
+
+@given(st.lists(st.integers(0, 4)))
+def test_copies_are_counted_in_the_order_of_the_rows(values):
+    keys = number_keys("x", np.array(values, dtype=np.float64))
+    numbers = copy_numbers(keys).tolist()
+    assert numbers == [values[:at].count(value) for at, value in enumerate(values)]
+
+
+def test_of_few_possible_rows_each_part_has_its_share(tmp_path):
+    # Three rows, and the commonest class of the one is in both parts.
+    counts = {"stays": 3_000, "leaves": 300, "unsure": 300}
+    outcome = [label for label, rows in counts.items() for _ in range(rows)]
+    columns = {name: values * len(outcome) for name, values in churn_rows(1).items()}
+    keys = read(tmp_path, columns | {"outcome": outcome}).keys
+    tested = is_tested(keys + copy_keys(copy_numbers(keys)), 0.2)
+    for label, rows in counts.items():
+        share = tested[[each == label for each in outcome]].mean()
+        assert abs(share - 0.2) < 5 * np.sqrt(0.16 / rows)

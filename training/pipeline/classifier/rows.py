@@ -30,7 +30,7 @@ class Rows(NamedTuple):
     best: NDArray[np.float64] | None
     """(rows,) the probability of the likeliest class, where the data set knows it."""
     keys: Keys
-    """(rows,) what `split.is_tested` decides by."""
+    """(rows,) what the columns add to that by which `split.is_tested` decides."""
 
     def view(self, part: slice) -> "Rows":
         """Some of the rows, in the same memory."""

@@ -1,7 +1,11 @@
 """Which part a row is in: its content decides, and neither its place nor the other rows.
 
 So a row is in the same part in every data set, and a version was fitted on no row that a later one
-is tested on, as long as both were split by the same share. Rows that are alike are in one part.
+is tested on, as long as both were split by the same share.
+
+Rows that are alike count one by one, so the second of them is another row than the first. Were
+they kept together, then of a few possible inputs the commonest class would be in one part, and the
+rarer ones, which are other rows, in the other: fitted on those, a version learns what is wrong.
 """
 
 import hashlib
@@ -30,11 +34,26 @@ def text_keys(name: str, texts: Iterable[str]) -> Keys:
     return _mixed(hashes ^ _hashed(name))
 
 
+def copy_numbers(keys: Keys) -> NDArray[np.int64]:
+    """(rows,) how many of the rows before have the same key."""
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    begins = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    numbers = np.empty(len(keys), np.int64)
+    numbers[order] = np.arange(len(keys)) - begins.repeat(np.diff(begins, append=len(keys)))
+    return numbers
+
+
+def copy_keys(numbers: NDArray[np.int64]) -> Keys:
+    """What the number of a copy adds to the key of its row, which no column can add."""
+    return number_keys("", numbers.astype(np.float64))
+
+
 def is_tested(keys: Keys, share: float) -> NDArray[np.bool_]:
     """(rows,) whether a row is in the test part.
 
     Args:
-        keys: (rows,) what the columns add, summed up; in whatever order.
+        keys: (rows,) what the columns and the number of the copy add, summed up.
         share: of all possible rows; what is in the test part of a smaller share is in this one.
     """
     return _mixed(keys) < np.uint64(min(int(share * 2.0**64), 2**64 - 1))

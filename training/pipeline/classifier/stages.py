@@ -21,7 +21,7 @@ from training.pipeline.classifier.metrics import Tested, confusion, figures, rel
 from training.pipeline.classifier.predict import Predict, Predicted, predict_rows, served_forest
 from training.pipeline.classifier.rows import Codes, Matrix, Rows, read_rows
 from training.pipeline.classifier.sizes import plan_fit_rows
-from training.pipeline.classifier.split import is_tested
+from training.pipeline.classifier.split import copy_keys, copy_numbers, is_tested
 from training.pipeline.memory import peak_memory_mb
 from training.pipeline.progress import Progress
 from training.pipeline.run_folder import BUNDLE, PREDICTIONS, RunFolder
@@ -47,6 +47,8 @@ class Parts(NamedTuple):
     labels: Codes
     train_rows: int
     """In the training part; those above may be a draw of them."""
+    repeated: int
+    """Of both parts, those that are like one before."""
     test: NDArray[np.int64]
     """Their numbers in the data set."""
     test_matrix: Matrix
@@ -139,11 +141,12 @@ def train(spec: ClassifierSpec, folder: RunFolder) -> dict[str, Any]:
 
 
 def _split(rows: Rows, definition: Definition, spec: ClassifierSpec) -> Parts:
-    tested = is_tested(rows.keys, spec.options.test)
+    copies = copy_numbers(rows.keys)
+    tested = is_tested(rows.keys + copy_keys(copies), spec.options.test)
     test, training = np.flatnonzero(tested), np.flatnonzero(~tested)
     if len(training) < LEAST_ROWS or len(test) < LEAST_ROWS // 5:
         raise InvalidDataset(
-            f"There are {len(training):,} different rows to train on and {len(test):,} to test on; "
+            f"There are {len(training):,} rows to train on and {len(test):,} to test on; "
             f"at least {LEAST_ROWS} and {LEAST_ROWS // 5} are needed. Import more rows."
         )
     fitted = _drawn(training, len(test), definition, spec)
@@ -157,6 +160,7 @@ def _split(rows: Rows, definition: Definition, spec: ClassifierSpec) -> Parts:
         rows.matrix[fitted],
         labels,
         len(training),
+        int(np.count_nonzero(copies)),
         test,
         rows.matrix[test],
         rows.labels[test],
@@ -239,6 +243,7 @@ def _describe(parts: Parts, definition: Definition, spec: ClassifierSpec) -> dic
         "fingerprint": spec.dataset_fingerprint,
         "sample": spec.sample,
         "rows": parts.train_rows + len(parts.test),
+        "repeated_rows": parts.repeated,
         "fit_rows": len(parts.labels),
         "parts": {
             "train": counted(parts.labels, parts.train_rows),
