@@ -5,9 +5,9 @@ import logging
 from django.conf import settings
 
 from deployments.models import CHAMPION, PromotionEvent, RegisteredModel
-from engine.champions import Champion, pointer_name, read_champion, write_champion
+from engine.champions import Champion, pointer_name, write_champion
 from engine.errors import SentinelleError
-from engine.store import PAGE_SECONDS, Store, open_store
+from engine.store import PAGE_SECONDS, open_store
 
 logger = logging.getLogger(__name__)
 
@@ -32,36 +32,48 @@ def pointer_write(model: str) -> bool:
         location=serves.location,
         manifest_sha256=serves.manifest_sha256,
         promotion=event.pk,
+        promoted_at=event.at,
     )
+    seen: list[Champion] = []
+
+    def is_ours(told: Champion) -> bool:
+        seen.append(told)
+        return not is_of_another_registry(told)
+
     try:
         store = open_store(settings.ARTIFACTS_DIR, seconds=PAGE_SECONDS)
-        is_written = write_champion(store, champion)
-        if not is_written:
-            _warn_of_another_registry(store, champion)
-        return is_written
+        is_written = write_champion(store, champion, is_ours)
     except (SentinelleError, OSError) as error:
         logger.warning(
             "That %s v%s serves could not be written to %s: %s. It is tried again every minute.",
             model, serves.version, settings.ARTIFACTS_DIR, error,
         )  # fmt: skip
         return False
+    if seen and is_of_another_registry(seen[-1]):
+        _warn_of_another_registry(store.location, champion, seen[-1], is_written=is_written)
+    return is_written
 
 
 def is_of_another_registry(told: Champion) -> bool:
     """Whether the promotion that a pointer names was never made here: another registry writes to
-    the same store, or this one was restored from before it."""
+    the same store, or did, or this one was restored from before it."""
     return not PromotionEvent.objects.filter(pk=told.promotion, model__name=told.model).exists()
 
 
-def _warn_of_another_registry(store: Store, champion: Champion) -> None:
-    told = read_champion(store, champion.model)
-    if told.promotion > champion.promotion and is_of_another_registry(told):
-        logger.warning(
-            "%s in %s says that v%s serves, by promotion %d of another registry; here it is v%s. "
-            "Nothing is written over it: if this registry is the right one, delete it.",
-            pointer_name(champion.model), store.location, told.version, told.promotion,
-            champion.version,
-        )  # fmt: skip
+def _warn_of_another_registry(
+    location: str, champion: Champion, told: Champion, *, is_written: bool
+) -> None:
+    done = (
+        "The one here is later, and was written over it."
+        if is_written
+        else "That is later, so nothing is written over it: if this registry is the right one, "
+        "promote, or delete the file."
+    )
+    logger.warning(
+        "%s in %s said that v%s serves, by promotion %d of another registry; here it is v%s. %s",
+        pointer_name(champion.model), location, told.version, told.promotion, champion.version,
+        done,
+    )  # fmt: skip
 
 
 def pointers_mend() -> int:

@@ -3,6 +3,8 @@
 The registry writes it after each promotion; the function that serves a classifier reads it.
 """
 
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
@@ -21,7 +23,9 @@ class Champion(msgspec.Struct, frozen=True, kw_only=True):
     location: str
     manifest_sha256: str
     promotion: int
-    """Number of the promotion that made it so: later ones are higher."""
+    """Number of the promotion that made it so: of one registry, later ones are higher."""
+    promoted_at: datetime = datetime.min.replace(tzinfo=UTC)
+    """When that was, which tells of two registries which was later."""
 
 
 def pointer_name(model: str) -> str:
@@ -43,22 +47,34 @@ def read_champion(store: Store, model: str) -> Champion:
     return champion
 
 
-def write_champion(store: Store, champion: Champion) -> bool:
+def write_champion(
+    store: Store, champion: Champion, is_ours: Callable[[Champion], bool] | None = None
+) -> bool:
     """Write it, unless it is there already or that of a later promotion is; whether it was written.
+
+    Args:
+        is_ours: whether another one is of the same registry, so that their numbers can be
+            compared, and not their times; taken to be so without it.
 
     Raises StoreUnavailable.
     """
     new = msgspec.json.encode(champion)
 
+    def is_later(told: Champion) -> bool:
+        if is_ours is None or is_ours(told):
+            return told.promotion > champion.promotion
+        return told.promoted_at > champion.promoted_at
+
     def chosen(old: bytes | None) -> bytes | None:
-        return None if old == new or _promotion(old) > champion.promotion else new
+        told = _decoded(old)
+        return None if old == new or (told is not None and is_later(told)) else new
 
     return store.change(pointer_name(champion.model), chosen)
 
 
-def _promotion(pointer: bytes | None) -> int:
-    """That of what is stored; 0 when nothing is, or it can't be read."""
+def _decoded(pointer: bytes | None) -> Champion | None:
+    """What is stored; None when nothing is, or it can't be read."""
     try:
-        return 0 if pointer is None else msgspec.json.decode(pointer, type=Champion).promotion
+        return None if pointer is None else msgspec.json.decode(pointer, type=Champion)
     except msgspec.MsgspecError:
-        return 0
+        return None

@@ -2,10 +2,13 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from functools import partial
 
 import pytest
 from django.db import connection
+from django.utils import timezone
+from msgspec.structs import replace
 
 from deployments import services
 from deployments.models import PromotionEvent, RegisteredModel
@@ -87,25 +90,51 @@ def test_an_older_promotion_never_takes_the_place_of_a_later_one(store):
     assert read_champion(store, "sponsor") == later
 
 
-def test_that_of_another_registry_stays_and_is_told(store, caplog):
+FOREIGN = Champion(
+    model="sponsor",
+    version="9.0.0",
+    location="sponsor/v9",
+    manifest_sha256="0" * 64,
+    promotion=10**6,
+)
+
+
+def test_a_later_one_of_another_registry_stays_and_is_told(store, caplog):
     classifiers.register("1.0.0")
-    foreign = Champion(
-        model="sponsor",
-        version="9.0.0",
-        location="sponsor/v9",
-        manifest_sha256="0" * 64,
-        promotion=10**6,
-    )
-    write_champion(store, foreign)
+    later = replace(FOREIGN, promoted_at=timezone.now() + timedelta(hours=1))
+    write_champion(store, later)
     bundles.register("1.0.0")
     bundles.promote("1.0.0")  # of another model: its number tells nothing
     assert not caplog.text
     classifiers.promote("1.0.0")
-    assert read_champion(store, "sponsor") == foreign
+    assert read_champion(store, "sponsor") == later
     assert "v9.0.0 serves, by promotion 1000000 of another registry" in caplog.text
+    assert "nothing is written over it" in caplog.text
     store.delete(pointer_name("sponsor"))
     assert pointers_mend() == 1
     assert told(store) == "1.0.0"
+
+
+def test_an_earlier_one_of_another_registry_is_written_over_whatever_its_number(store, caplog):
+    # As in a new database beside an old bucket: its promotions are numbered from 1 again.
+    classifiers.register("1.0.0")
+    write_champion(store, replace(FOREIGN, promoted_at=timezone.now() - timedelta(hours=1)))
+    classifiers.promote("1.0.0")
+    assert told(store) == "1.0.0"
+    assert "The one here is later, and was written over it." in caplog.text
+    caplog.clear()
+    assert pointers_mend() == 0
+    assert not caplog.text
+
+
+def test_of_one_registry_the_number_counts_and_not_the_clock(store):
+    # The clocks of two servers differ.
+    first = replace(FOREIGN, promotion=1, promoted_at=timezone.now())
+    second = replace(first, promotion=2, promoted_at=first.promoted_at - timedelta(seconds=1))
+    write_champion(store, first, lambda _told: True)
+    assert not write_champion(store, second, lambda _told: False)
+    assert write_champion(store, second, lambda _told: True)
+    assert not write_champion(store, first, lambda _told: True)
 
 
 @pytest.mark.parametrize("where", ["folder", "bucket"])

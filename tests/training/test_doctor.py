@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shlex
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
+from django.utils import timezone
 
 from deployments.models import Alias, RegisteredModel
 from deployments.tasks import mend_pointers
@@ -153,7 +155,8 @@ def test_the_function_would_serve_another_version(settings: Any) -> None:
     mend_pointers()  # as beat does
     mended("classifiers")
     told = read_champion(store, "sponsor")
-    write_champion(store, msgspec.structs.replace(told, manifest_sha256="0" * 64, promotion=10**6))
+    later = {"promotion": 10**6, "promoted_at": timezone.now() + timedelta(hours=1)}
+    write_champion(store, msgspec.structs.replace(told, manifest_sha256="0" * 64, **later))
     mend_pointers()
     found = fault("classifiers")
     assert "another registry" in found["words"]
