@@ -113,6 +113,8 @@ def _difference(candidate: Measured, champion: Measured) -> _Difference:
     if _opponent(champion) == candidate.version:
         # An older version is to serve again; the run of the newer one compared the two.
         return _turned_round(_measured_by(champion, candidate))
+    if opponent is None and (error := candidate.metrics.get("champion_error")):
+        raise _NotComparableError(error.rstrip("."))
     if opponent is None:
         raise _NotComparableError(
             "its training run did not score its test part with a champion, so the two were "

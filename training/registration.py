@@ -109,7 +109,7 @@ def _register(run: TrainingRun, worker: str, report: dict[str, Any], now: dateti
         version=run.version,
         location=location,
         manifest_sha256=digest,
-        metrics=report["metrics"],
+        metrics=_metrics(report),
         deployable=report["deployable"],
         training_run_id=run.pk,
         rule_set=run.rule_set,
@@ -133,6 +133,12 @@ def _register(run: TrainingRun, worker: str, report: dict[str, Any], now: dateti
             stage="done",
             fraction=1.0,
         )
+
+
+def _metrics(report: dict[str, Any]) -> dict[str, Any]:
+    """Those of the report, with why there are none of the champion: a gate tells it."""
+    error = report.get("champion_error")
+    return {**report["metrics"], "champion_error": error} if error else report["metrics"]
 
 
 def _still_wanted(run: TrainingRun, worker: str, now: datetime) -> bool:

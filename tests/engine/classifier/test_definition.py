@@ -266,6 +266,10 @@ FAULTS: list[tuple[str, str, str, list[str]]] = [
     ('name = "sponsor"', 'name = "sponsor"\nowner = "me"', "unknown field `owner`",
      ["definition"]),
     ('name = "sponsor"', "name = sponsor", "The definition is not TOML", []),
+    ('name = "sponsor"', "name = 1" + "0" * 5000, "The definition is not TOML", []),
+    ("[classes.Volt]", r'[classes."Vo\u0000lt"]', r'"Vo\u0000lt" has a control', ["classes"]),
+    ('"North"', r'"Nor\nth"', r'"Nor\nth" has a control character', ["inputs.zone.values"]),
+    ("Which sponsor", r"Which\u0000sponsor", "has a NUL character", ["description"]),
 ]  # fmt: skip
 
 
