@@ -62,7 +62,8 @@ class JsonView(APIView):
         """The body; raises UnsupportedMediaType when it is not declared as JSON, BodyTooLarge, and
         ParseError when it ends early."""
         if request.content_type != JSON:
-            raise UnsupportedMediaType(request.content_type or "none")
+            told = f"The body is {request.content_type or 'of no type'}; expected {JSON}."
+            raise UnsupportedMediaType(request.content_type, told)
         # Django reads what Content-Length announces, which is nothing for a body sent in chunks.
         in_chunks = "HTTP_TRANSFER_ENCODING" in request.META
         stream = request.META["wsgi.input"] if in_chunks else request

@@ -105,6 +105,7 @@ def test_who_may_ask(sponsor: Api) -> None:
         headers={"Authorization": f"Api-Key {sponsor.key}"},
     )  # fmt: skip
     assert error(response) == (415, "UNSUPPORTED_MEDIA_TYPE")
+    assert response.json()["detail"] == "The body is text/plain; expected application/json."
     assert error(sponsor.get("/models/sponsor/predict")) == (405, "METHOD_NOT_ALLOWED")
     assert error(sponsor.predict(b" " * 1_000_001)) == (413, "BODY_TOO_LARGE")
 
