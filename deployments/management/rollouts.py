@@ -97,7 +97,8 @@ class Follower:
         while True:
             worker = claims.worker_name()
             ended = deployment_drive(deployment.pk, worker=worker, tell=self._tell)
-            if ended is not None:
+            # It may have been lost to another meanwhile.
+            if ended is not None and not ended.is_unfinished:
                 return ended
             deployment.refresh_from_db()
             self._tell(deployment)

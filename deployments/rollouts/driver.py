@@ -80,8 +80,11 @@ def _step(hold: Hold, *, kept: bool = False) -> timedelta | None:
             return _step(hold, kept=True)
     try:
         again = _take(hold)
-        claims.deployment_reachable(deployment, worker=hold.worker, now=timezone.now())
     except Lost:
+        deployment.refresh_from_db()
+        if deployment.claimed_by == hold.worker and deployment.is_unfinished:
+            # It was cancelled meanwhile: the next step puts back what this one has changed.
+            return timedelta()
         logger.warning("Rollout %s: another has it, or it was ended", deployment.pk)
         return None
     return again if deployment.is_unfinished else None
@@ -91,7 +94,9 @@ def _take(hold: Hold) -> timedelta | None:
     deployment = hold.deployment
     step = _undo if deployment.error else step_of(deployment.state)
     try:
-        return step(hold)
+        again = step(hold)
+        claims.deployment_reachable(deployment, worker=hold.worker, now=timezone.now())
+        return again
     except Lost:
         raise
     except SentinelleError as error:

@@ -3,14 +3,15 @@
 from datetime import timedelta
 from typing import Any, NamedTuple
 
+from django.db.models import Q
 from django.utils import timezone
 
-from deployments.models import Deployment
+from deployments.models import Deployment, DeploymentState
 from deployments.rollouts import claims, transitions
 
 
 class Lost(Exception):
-    """Another has the rollout now, or it was ended."""
+    """Another has the rollout now, or it was ended or cancelled."""
 
 
 class Hold(NamedTuple):
@@ -35,7 +36,8 @@ class Hold(NamedTuple):
         self.change(note=note, handles={**self.deployment.handles, name: value})
 
     def move(self, to: str, message: str, **changes: Any) -> timedelta:
-        """On to the next state; how long until its step. Raises Lost."""
+        """On to the next state; how long until its step. Raises Lost, also when it was cancelled
+        since the step began: it then goes nowhere but to its end."""
         moved = transitions.move(
             self.deployment.pk,
             self.deployment.state,
@@ -44,6 +46,7 @@ class Hold(NamedTuple):
             message=message,
             now=timezone.now(),
             held_by=self.worker,
+            where=None if to == DeploymentState.FAILED else Q(error=""),
             **changes,
         )
         if not moved:

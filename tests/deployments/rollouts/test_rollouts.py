@@ -348,6 +348,33 @@ def test_a_silence_of_google_is_waited_out(cloud) -> None:
     assert "It answers again." in [event.message for event in ended.events.all()]
 
 
+def test_a_silence_that_does_not_end_fails_and_is_told_once(cloud, settings) -> None:
+    settings.ROLLOUT_PATIENCE_SECONDS = 0.2
+    cloud.google.fault("GET .*/services/engine", "UNAVAILABLE", "The service is down.", times=60)
+    failed = cloud.deploy("1.0.0")
+    assert failed.state == "failed"
+    assert "It was tried for" in failed.error
+    told = [event.message for event in failed.events.all()]
+    assert "It answers again." not in told
+    assert sum("The service is down" in message for message in told) == 2  # and at the end
+
+
+def test_cancelled_in_the_middle_of_a_step_it_never_serves(cloud) -> None:
+    from tests.google.serving import stand_in
+
+    row = cloud.start("1.0.0")
+
+    def cancelling(asked, env):
+        if asked.path.startswith("/score"):
+            services.rollout_cancel(row, by="bob", now=timezone.now())
+        return stand_in(asked, env)
+
+    cloud.services.serving.program = cancelling
+    ended = cloud.drive(row)
+    assert (ended.state, ended.error) == ("failed", "It was cancelled by bob.")
+    assert cloud.services.services == {}
+
+
 def test_a_cancelled_rollout_puts_back_what_it_changed(cloud, settings) -> None:
     first = cloud.deploy("1.0.0")
     cloud.services.serving.program = unhealthy
