@@ -37,9 +37,14 @@ from numpy.typing import NDArray
 
 from engine.errors import FieldError, InvalidDefinition, InvalidRequest
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,62}\Z")]
+NAME: Final = r"[A-Za-z][A-Za-z0-9_]{0,62}"
+Name = Annotated[str, Meta(pattern=rf"^{NAME}\Z")]
 MODEL_NAME: Final = r"[a-z][a-z0-9_-]{0,62}"
 ModelName = Annotated[str, Meta(pattern=rf"^{MODEL_NAME}\Z")]
+IN_WORDS: Final = {
+    rf"^{NAME}\Z": "Expected a letter, then letters, digits and _, at most 63",
+    rf"^{MODEL_NAME}\Z": "Expected a small letter, then small letters, digits, _ and -, at most 63",
+}
 Text = Annotated[str, Meta(min_length=1, max_length=200)]
 Number = Annotated[float, Meta(ge=-1e15, le=1e15)]
 MODEL_VERSION: Final = "model_version"
@@ -267,24 +272,29 @@ def _invalid(faults: list[FieldError]) -> InvalidDefinition:
 def _shape_faults(data: Mapping[str, Any]) -> Iterator[FieldError]:
     """What is wrong with the inputs and classes that are there, each on its own: msgspec stops at
     the first and does not tell its name."""
-    kinds: tuple[tuple[str, Any, Any], ...] = (
-        ("inputs", Name, Input),
-        ("classes", Text, dict[Name, Text]),
-    )
-    for table, key, kind in kinds:
-        each = data.get(table)
-        for name, value in each.items() if isinstance(each, dict) else ():
-            for found, expected in ((name, key), (value, kind)):
-                try:
-                    msgspec.convert(found, expected)
-                except msgspec.ValidationError as error:
-                    yield _fault(f"{table}.{name}", error)
+    yield from _entry_faults("inputs", data.get("inputs"), Name, Input)
+    classes = data.get("classes")
+    yield from _entry_faults("classes", classes, Text, dict[str, Any])
+    for label, told in classes.items() if isinstance(classes, dict) else ():
+        yield from _entry_faults(f"classes.{label}", told, Name, Text)
+
+
+def _entry_faults(table: str, entries: Any, key: Any, kind: Any) -> Iterator[FieldError]:
+    """Those of the names and the values of a table, if it is one."""
+    for name, value in entries.items() if isinstance(entries, dict) else ():
+        for found, expected in ((name, key), (value, kind)):
+            try:
+                msgspec.convert(found, expected)
+            except msgspec.ValidationError as error:
+                yield _fault(f"{table}.{name}", error)
 
 
 def _fault(place: str, error: msgspec.ValidationError) -> FieldError:
     """An error of msgspec, whose words end with “ - at `$.path`” below what was converted."""
     match = re.fullmatch(r"(.*?)(?: - at (?:`key` in )?`\$(.*)`)?", str(error), re.S)
     message, path = (match[1], match[2] or "") if match else (str(error), "")
+    for pattern, meaning in IN_WORDS.items():
+        message = message.replace(f"Expected `str` matching regex {pattern!r}", meaning)
     return FieldError(f"{place}{path}".lstrip(".") or "definition", message)
 
 
