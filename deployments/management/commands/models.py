@@ -7,7 +7,7 @@ from django.core.management.base import CommandParser
 from deployments import selectors
 from deployments.management.base import SentinelleCommand
 from deployments.models import RegisteredModel
-from engine.classifier.definition import read_definition
+from engine.classifier.definition import Input, NumberInput, read_definition
 
 COLUMNS = ("MODEL", "KIND", "CHAMPION", "VERSIONS", "DESCRIPTION")
 
@@ -75,11 +75,17 @@ A classifier is registered with `manage.py register_model`."""
         self.stdout.write("\nInputs")
         width = max(map(len, definition.inputs))
         for name, each in definition.inputs.items():
-            default = "" if each.default is None else f" (default {each.default})"
-            self.stdout.write(f"  {name:<{width}}  {each.expected}{default}")
+            self.stdout.write(f"  {name:<{width}}  {_input_in_words(each)}")
         self.stdout.write(f"\nClasses of {definition.target}")
         for label, told in definition.classes.items():
             self.stdout.write("  " + "; ".join([label, *told.values()]))
+
+
+def _input_in_words(each: Input) -> str:
+    unit = f" {each.unit}" if isinstance(each, NumberInput) and each.unit else ""
+    default = "" if each.default is None else f" (default {each.taken(each.default)})"
+    told = f": {each.description}" if each.description else ""
+    return f"{each.expected}{unit}{default}{told}"
 
 
 def _defined(model: RegisteredModel) -> str:
