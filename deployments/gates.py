@@ -5,7 +5,7 @@ two are (in average precision; classifiers in accuracy), with the interval of th
 such a comparison, on the same rows and fair to both, is a reason to say better or worse.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
@@ -55,17 +55,24 @@ class _Words(NamedTuple):
     """What its test part needs to tell more."""
     same: str
     """What it says of two versions that are the same."""
+    figure: Callable[[float], str]
+    change: Callable[[float], str]
+    """How the measure, and how a difference of it, is written."""
 
 
 _FRAUD = _Words(
     "average precision",
     "a longer test part, with more frauds,",
     "It gives each of the same {} transactions the same risk, and has the same thresholds",
+    "{:.3f}".format,
+    "{:+.3f}".format,
 )
 _CLASSIFIER = _Words(
     "accuracy",
     "a larger test part",
     "It gives each of the same {} rows the same probabilities",
+    lambda share: f"{100 * share:.2f} %",
+    lambda share: f"{100 * share:+.2f} pts",
 )
 
 
@@ -214,17 +221,18 @@ def _same(found: _Difference, champion: str) -> Gate:
 
 
 def _judge(found: _Difference, champion: str) -> Gate:
+    words = found.words
     figures = (
-        f"On the same {found.part} its {found.words.measure} "
-        f"is {found.candidate:.3f} and that of v{champion} {found.champion:.3f}: "
-        f"{found.value:+.3f}, and with 95 % confidence between {found.low:+.3f} and "
-        f"{found.high:+.3f}."
+        f"On the same {found.part} its {words.measure} "
+        f"is {words.figure(found.candidate)} and that of v{champion} "
+        f"{words.figure(found.champion)}: {words.change(found.value)}, and with 95 % confidence "
+        f"between {words.change(found.low)} and {words.change(found.high)}."
     )
     if found.low > 0:
         return Gate(Verdict.BETTER, f"Better than the champion v{champion}", figures)
     if found.high < 0:
         return Gate(Verdict.WORSE, f"Worse than the champion v{champion}", figures)
-    close = f"{figures} That may be chance: {found.words.more} would tell."
+    close = f"{figures} That may be chance: {words.more} would tell."
     return Gate(Verdict.TOO_CLOSE, f"Too close to the champion v{champion} to call", close)
 
 

@@ -195,12 +195,13 @@ def standing_proposal(model: RegisteredModel) -> PromotionEvent | None:
 
 
 def versions_beside_champion() -> QuerySet[Any]:
-    """Every version with its model's champion, `champion_id` and `champion_metrics`, and its
-    `challenger_id`."""
+    """Every version with its model's champion, `champion_id`, `champion_number` and
+    `champion_metrics`, and its `challenger_id`."""
     aliases = Alias.objects.filter(model=OuterRef("model"))
     champion = aliases.filter(name=CHAMPION)
     versions: QuerySet[Any] = ModelVersion.objects.annotate(
         champion_id=Subquery(champion.values("version_id")),
+        champion_number=Subquery(champion.values("version__version")),
         champion_metrics=Subquery(champion.values("version__metrics")),
         challenger_id=Subquery(aliases.filter(name=CHALLENGER).values("version_id")),
     )

@@ -271,4 +271,4 @@ class PredictionRecord(ImmutableModel):
         ]
 
     def __str__(self) -> str:
-        return f"{self.prediction} ({self.confidence:.0%})"
+        return f"{self.prediction} ({100 * self.confidence:.0f} %)"

@@ -4,7 +4,7 @@ from math import ceil, sqrt
 from typing import Any, NamedTuple
 
 from training import classifier_metrics as metrics
-from training.metrics import NOTHING, Cell, Metrics, Table, at_path, percent, small_percent
+from training.metrics import NOTHING, Cell, Metrics, Table, at_path, percent
 from training.report_parts import (
     FIRST_INPUTS,
     Bar,
@@ -150,7 +150,7 @@ def _confidence(found: Metrics) -> str:
     error = found.get("expected_calibration_error")
     if error is None:
         return ""
-    return f"Its confidence and how often it is right are {small_percent(error)} apart in the mean."
+    return f"Its confidence and how often it is right are {percent(error)} apart in the mean."
 
 
 def _beside(found: Metrics) -> list[tuple[Bar, str]]:

@@ -352,7 +352,9 @@ def _beside_champion(measure: Measure, version: Any) -> str:
     value = measure.value(version.metrics)
     if version.champion_metrics is None or version.pk == version.champion_id:
         return measure.text(value)
-    difference = measure.difference(value, measure.value(version.champion_metrics))
+    same_part = on_same_part(version.metrics, version.champion_number)
+    champion = measure.value(same_part or version.champion_metrics)
+    difference = measure.difference(value, champion)
     return format_html(
         '{} <span class="difference {}" title="Beside the champion">{}</span>',
         measure.text(value),

@@ -135,7 +135,7 @@ class PredictionRecordAdmin(ReadOnlyAdmin):
 
     @admin.display(description="confidence", ordering="confidence")
     def confidence_shown(self, record: PredictionRecord) -> str:
-        return f"{record.confidence:.1%}"
+        return f"{100 * record.confidence:.1f} %"
 
     @admin.display(description="version", ordering="model_version")
     def version(self, record: PredictionRecord) -> str:

@@ -63,8 +63,8 @@ def test_page_shows_the_inputs_and_the_answer(browser: Client) -> None:
     record = PredictionRecord.objects.get(request_id="first")
     page = browser.get(f"{LIST}{record.pk}/change/").content.decode()
     for text in (
-        "sponsor", "v1.0.0", "Glace", f"{record.confidence:.1%}", "first", "kiosk", "crowd_density",
-        "0.8", "campaign_message", "Cool down",
+        "sponsor", "v1.0.0", "Glace", f"{100 * record.confidence:.1f} %", "first", "kiosk",
+        "crowd_density", "0.8", "campaign_message", "Cool down",
     ):  # fmt: skip
         assert text in page, text
     at = [page.index(f'<th scope="row">{name}</th>') for name in INPUTS]
