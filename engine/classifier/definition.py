@@ -47,6 +47,7 @@ IN_WORDS: Final = {
 }
 Text = Annotated[str, Meta(min_length=1, max_length=200)]
 Number = Annotated[float, Meta(ge=-1e15, le=1e15)]
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # of which PostgreSQL can't store NUL
 MODEL_VERSION: Final = "model_version"
 """Stands in every answer, beside what the definition names."""
 
@@ -253,7 +254,7 @@ def read_definition(source: str) -> Definition:
     """
     try:
         data = tomllib.loads(source)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of 5,000 digits
         raise InvalidDefinition(f"The definition is not TOML: {error}") from None
     try:
         definition = msgspec.convert(data, Definition)
@@ -302,6 +303,11 @@ def _meaning_faults(definition: Definition) -> Iterator[FieldError]:
     """Everything that the types do not say."""
     yield from _input_faults(definition)
     first, *others = definition.classes.items()
+    for label in definition.labels:
+        if _CONTROL.search(label):
+            yield FieldError("classes", f"{_shown(label)} has a control character")
+    if "\0" in definition.description:
+        yield FieldError("description", "has a NUL character")
     for label, facts in others:
         if facts.keys() != first[1].keys():
             yield FieldError(f"classes.{label}", f"must have the same keys as classes.{first[0]}")
@@ -329,8 +335,11 @@ def _input_faults(definition: Definition) -> Iterator[FieldError]:
             each.minimum.is_integer() and each.maximum.is_integer()
         ):
             yield FieldError(place, "minimum and maximum must be whole numbers")
-        if isinstance(each, CategoryInput) and _repeated(each.values):
-            yield FieldError(place, "a value is named twice")
+        if isinstance(each, CategoryInput):
+            if _repeated(each.values):
+                yield FieldError(place, "a value is named twice")
+            for value in filter(_CONTROL.search, each.values):
+                yield FieldError(f"{place}.values", f"{_shown(value)} has a control character")
         if each.default is not None and (fault := each.check(each.default)):
             yield FieldError(f"{place}.default", fault)
 

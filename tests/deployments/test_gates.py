@@ -82,6 +82,10 @@ def test_an_interval_with_zero_in_it_is_too_close_to_call(interval):
     [
         (bundles.METRICS, "did not score its test part with a champion"),
         ({}, "did not score its test part with a champion"),
+        (
+            {"champion": None, "champion_error": "The champion v1.0.0 reads other inputs."},
+            "The champion v1.0.0 reads other inputs.",
+        ),
         (compared(champion="0.9.0"), "the champion was v0.9.0 when it was trained, and v1.0.0"),
         (
             compared(fitted_until="2026-02-08T00:00:00Z"),

@@ -9,6 +9,7 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
+from deployments.gates import gate
 from deployments.models import ModelVersion, RuleSet
 from engine.fraud_bundle import load_bundle
 from engine.store import open_store
@@ -67,6 +68,12 @@ def test_a_success_registers_a_version_that_loads(settings):
         open_store(settings.ARTIFACTS_DIR), version.location, version.manifest_sha256
     )
     assert loaded.manifest.version == "1.0.0"
+
+
+def test_a_version_keeps_why_it_was_not_compared_with_the_champion():
+    told = "The champion v0.9.0 can't be compared with: the bundle has no manifest."
+    assert finish(trained(champion_error=told))
+    assert gate(ModelVersion.objects.get(), ModelVersion(version="0.9.0")).reason == told
 
 
 def test_a_run_on_a_sample_is_not_deployable():
