@@ -86,3 +86,18 @@ def test_what_can_not_be_simulated_is_refused(tmp_path, change, told):
 def test_an_unknown_shipped_definition_is_refused_with_those_there_are():
     with pytest.raises(InvalidDefinition, match="'churn' ships with Sentinelle; there are: spons"):
         shipped_definition("churn")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (("[inputs.zone]", "[inputs.stand]"), "has stand, which its simulator 'sponsor' does not"),
+        (('type = "number"', 'type = "integer"'), "temperature as int64, and its simulator"),
+    ],
+    ids=["name", "type"],
+)
+def test_a_definition_that_is_not_its_simulators_is_told_so(change, told, tmp_path):
+    other = read_definition(shipped_definition("sponsor").replace(*change))
+    with pytest.raises(InvalidDataset, match=told):
+        simulate_rows(other, tmp_path / "rows.csv", 10, 1)
+    assert not list(tmp_path.iterdir())

@@ -110,10 +110,30 @@ def _write(
             count = min(CHUNK, rows - first)
             # A chunk has its own randomness, and is made whole however much of it is kept.
             columns = make(CHUNK, np.random.default_rng([seed, number]))
-            table = pa.table({each: columns[each] for each in schema.names}, schema)
+            table = _table(columns, schema, definition)
             writer.write_table(table.slice(0, count))
             if progress is not None:
                 progress((first + count) / rows)
+
+
+def _table(columns: Columns, schema: pa.Schema, definition: Definition) -> pa.Table:
+    """The columns that a definition has, as it has them."""
+    simulator = definition.training.simulator
+    if unknown := [name for name in schema.names if name not in columns]:
+        raise InvalidDataset(
+            f"The definition of {definition.name} has {', '.join(unknown)}, which its simulator "
+            f"{simulator!r} does not make up; it makes up {', '.join(columns)}."
+        )
+    arrays = []
+    for field in schema:
+        try:
+            arrays.append(pa.array(columns[field.name], field.type))
+        except (pa.ArrowException, TypeError):
+            raise InvalidDataset(
+                f"The definition of {definition.name} has {field.name} as {field.type}, and its "
+                f"simulator {simulator!r} makes up {pa.array(columns[field.name]).type}."
+            ) from None
+    return pa.table(arrays, schema=schema)
 
 
 @contextmanager
