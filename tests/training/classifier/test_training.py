@@ -10,7 +10,7 @@ import joblib
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 from sklearn import metrics as sk
 
 from engine.classifier.bundle import ClassifierBundle, load_classifier
@@ -26,6 +26,7 @@ from tests.training.classifier.support import (
     run_program,
     write_spec,
 )
+from training.pipeline.classifier.metrics import accuracy_difference
 
 ROWS = 3_000
 OPTIONS = {"trees": 20}
@@ -230,10 +231,25 @@ def test_a_version_that_is_the_champion_again_is_told_to_be_it(run, tmp_path):
     found = run_here(folder)["metrics"]
     assert found["champion"]["same_scores"] is True
     assert found["champion"]["same_dataset"] is False
-    assert found["differences"]["champion"]["accuracy"] == {
-        "difference": 0.0,
-        "interval": [0.0, 0.0],
-    }
+    difference = found["differences"]["champion"]["accuracy"]
+    low, high = difference["interval"]
+    assert difference["difference"] == 0.0
+    assert -0.01 < low == -high < 0
+
+
+@pytest.mark.parametrize("rows", [50, 2_000])
+@pytest.mark.parametrize("worse", [0, 1, 5, 20])
+def test_a_version_is_better_where_an_exact_test_says_so_too(rows, worse):
+    # McNemar's (with mid-p): of the rows that only one is right in, a coin decides which.
+    for better in range(worse, min(rows - worse, 60)):
+        ours, theirs = np.zeros(rows, bool), np.zeros(rows, bool)
+        ours[:better], theirs[better : better + worse] = True, True
+        low, _ = accuracy_difference(ours, theirs)["interval"]
+        exact = binomtest(better, better + worse).pvalue if better else 1.0
+        if low > 0:
+            assert exact - binom.pmf(better, better + worse, 0.5) < 0.05
+        else:
+            assert exact > 0.03
 
 
 def test_a_champion_that_can_not_be_compared_with_is_reported_and_stops_nothing(run, tmp_path):

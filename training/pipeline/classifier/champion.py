@@ -86,7 +86,7 @@ def _answers(
 
 
 def compared(
-    ours: Predicted, rival: Rival | None, labels: Codes, names: list[str], seed: int
+    ours: Predicted, rival: Rival | None, labels: Codes, names: list[str]
 ) -> dict[str, Any]:
     """What the metrics have of the champion: `champion`, `baselines` and `differences`. `names` are
     those of the classes."""
@@ -109,7 +109,5 @@ def compared(
         "baselines": {
             "champion": {name: found[name] for name in FIGURES},
         },
-        "differences": {
-            "champion": {"accuracy": accuracy_difference(ours.label == labels, right, seed)}
-        },
+        "differences": {"champion": {"accuracy": accuracy_difference(ours.label == labels, right)}},
     }

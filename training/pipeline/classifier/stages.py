@@ -219,7 +219,7 @@ def _judge(
     metrics = {
         **figures(tested, definition.labels, most_frequent),
         "split": {"test": spec.options.test},
-        **compared(predicted, rival, labels, definition.labels, spec.seed),
+        **compared(predicted, rival, labels, definition.labels),
     }
     curves = {
         "confusion": {
