@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import RunRefused
+from tests import classifiers
 from tests.bundles import register, seed_registry
+from tests.engine.classifiers import CHURN
 from tests.training.support import make_dataset, make_run
 from training.launchers.choose import REASON_LENGTH, choose
 from training.launchers.estimate import (
@@ -26,7 +28,7 @@ from training.launchers.resources import (
     resources_for,
 )
 from training.models import RunState, TrainingRun
-from training.pipeline.spec import Options, Search
+from training.pipeline.spec import ClassifierOptions, Options, Search
 
 pytestmark = pytest.mark.django_db
 
@@ -97,6 +99,17 @@ def test_a_search_takes_longer_up_to_its_budget():
 
 def test_a_memory_limit_is_planned_for():
     assert local(MILLION, memory_limit_mb=1_000).memory_mb == 1_000
+
+
+def test_a_classifier_takes_memory_by_its_columns_and_trees():
+    values = ", ".join(f'"v{number}"' for number in range(199))
+    wide = f'{CHURN}\n[inputs.town]\ntype = "category"\nvalues = [{values}]\n'
+    needed = {}
+    for name, source in (("churn", CHURN), ("wide", wide.replace('"churn"', '"wide"', 1))):
+        classifiers.register_model(source)
+        options = ClassifierOptions()
+        needed[name] = estimate_rows("local", TWO_CORES, MILLION, options, model=name).memory_mb
+    assert needed["wide"] - needed["churn"] > MILLION * 0.8 * 4 * 199 / 2**20
 
 
 def test_cloud_runs_estimate_has_its_price():

@@ -19,7 +19,9 @@ from django.db.models.functions import Coalesce, Least
 
 from deployments.costs import about_dollars, estimate
 from deployments.gcp.limits import machine_types
-from engine.errors import RunRefused
+from deployments.models import RegisteredModel
+from engine.classifier.definition import Definition, read_definition
+from engine.errors import InvalidDefinition, RunRefused
 from engine.kinds import CLASSIFIER, FRAUD, Kind
 from training.launchers.resources import (
     CloudRunResources,
@@ -105,7 +107,8 @@ def estimate_rows(
     slower, larger, runs = _experience(launcher, model, kind, rows)
     work = slower * _expected_seconds(rows, place.cores, options)
     seconds = round(work + _startup(launcher, place))
-    memory_mb = _within_limit(round(larger * expected_memory_mb(rows, kind)), options)
+    needed = larger * _expected_memory_mb(rows, options, _definition(model))
+    memory_mb = _within_limit(round(needed), options)
     cost = estimate(launcher, msgspec.to_builtins(resources), seconds)
     known = f"{runs} earlier runs like it" if runs > 1 else "one earlier run like it"
     words = (
@@ -136,9 +139,26 @@ def this_machine() -> Machine:
     return Machine(cores, min(free, default=None))
 
 
-def expected_memory_mb(rows: int, kind: Kind = FRAUD) -> int:
-    """Peak memory of a run on so many rows, as measured."""
-    return round(_on_curve(rows, kind, 2))
+def _expected_memory_mb(rows: int, options: AnyOptions, definition: Definition | None) -> float:
+    """Peak memory of a run on so many rows: by the shape of a classifier's, else as measured."""
+    if definition is None or not isinstance(options, ClassifierOptions):
+        return _on_curve(rows, _kind(options), 2)
+    return sizes.expected_mb(
+        rows,
+        len(definition.columns),
+        len(definition.classes),
+        options.trees or definition.training.trees,
+        test=options.test,
+    )
+
+
+def _definition(model: str) -> Definition | None:
+    """Of a classifier; None for what is none, or can't be read any more."""
+    source = RegisteredModel.objects.filter(name=model).values_list("definition", flat=True).first()
+    try:
+        return read_definition(source) if source else None
+    except InvalidDefinition:
+        return None
 
 
 def _kind(options: AnyOptions) -> Kind:
@@ -185,17 +205,19 @@ def _experience(launcher: str, model: str, kind: Kind, rows: int) -> tuple[float
         trained__range=(rows / LIKE, rows * LIKE),
     )
     kept = ("trained", "resources", "options", "report__timings", "report__peak_memory_mb")
-    times, sizes = [], []
+    definition = _definition(model)
+    times, peaks = [], []
     for run in alike.order_by("-finished_at").values(*kept)[:RECENT]:
         cores = _cores(launcher, run["resources"])
         options = decode_options_of(kind, run["options"])
         expected = _expected_seconds(run["trained"], cores, options)
         times.append(sum(run["report__timings"].values()) / expected)
         peak = run["report__peak_memory_mb"]
-        sizes.append(peak / expected_memory_mb(run["trained"], kind) if peak else 1.0)
+        usual = _expected_memory_mb(run["trained"], options, definition)
+        peaks.append(peak / usual if peak else 1.0)
     if not times:
         return 1.0, 1.0, 0
-    return median(times), median(sizes), len(times)
+    return median(times), median(peaks), len(times)
 
 
 def _cores(launcher: str, resources: Mapping[str, Any]) -> float | None:
