@@ -14,7 +14,9 @@ from training.following import Follower
 class Command(JobCommand):
     help = (
         "Train a version in an execution of the Cloud Run job. The same as train --launcher "
-        "cloud-run, with fewer options: a worker starts it, follows it and registers the version."
+        "cloud-run, with fewer options: a worker starts it, follows it and registers the version. "
+        "Of fraud; a classifier is trained in the same job by train --model NAME --launcher "
+        "cloud-run."
     )
     examples = """Examples:
   manage.py run_training my-project sentinelle-training europe-west1 1.0.0
