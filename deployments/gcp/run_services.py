@@ -6,7 +6,7 @@ start, because Cloud Run makes no service without.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from deployments.gcp import clients, containers
@@ -125,7 +125,7 @@ def service_deploy(
         if error.reason != "not_found":
             raise
         return _create(name, new or spec, tag)
-    _check_ours(name, service)
+    check_ours(name, service.labels)
     wanted = name.revision(tag)
     if service.template.revision == wanted or _revision_if_there(name, wanted):
         return Deployed(wanted, _is_only(service, wanted), [])
@@ -274,6 +274,19 @@ def check_address(name: ServiceName, tag: str) -> None:
         )
 
 
+def check_ours(name: ServiceName, labels: Mapping[str, str]) -> None:
+    """Leave alone what somebody else serves under that name: it has not our label. Raises
+    CloudError, reason `exists`."""
+    if not LABELS.items() <= dict(labels).items():
+        raise CloudError(
+            f"The service {name.service} is not Sentinelle's: it has no label sentinelle=serving. "
+            "Choose another name, or, to have Sentinelle deploy there: gcloud run services update "
+            f"{name.service} --update-labels sentinelle=serving --region {name.region} --project "
+            f"{name.project}.",
+            reason="exists",
+        )
+
+
 # --- Google's messages ----------------------------------------------------------------------
 
 
@@ -302,18 +315,6 @@ def _create(name: ServiceName, spec: ServiceSpec, tag: str) -> Deployed:
             parent=name.parent, service=service, service_id=name.service, timeout=CALL_SECONDS
         )
     return Deployed(wanted, True, [Change("service", "none", name.service)])
-
-
-def _check_ours(name: ServiceName, service: Any) -> None:
-    """Don't deploy over what somebody else serves under that name."""
-    if not LABELS.items() <= dict(service.labels).items():
-        raise CloudError(
-            f"The service {name.service} is not Sentinelle's: it has no label sentinelle=serving. "
-            "Choose another name, or, to have Sentinelle deploy there: gcloud run services update "
-            f"{name.service} --update-labels sentinelle=serving --region {name.region} --project "
-            f"{name.project}.",
-            reason="exists",
-        )
 
 
 def _revision_if_there(name: ServiceName, revision: str) -> RevisionInfo | None:

@@ -19,6 +19,7 @@ from deployments.leases import lease_kept
 from deployments.models import CloudService, Deployment, DeploymentState
 from deployments.rollouts import claims, specs, transitions
 from deployments.rollouts.errors import RolloutRefused
+from deployments.rollouts.ours import own_service
 from deployments.rollouts.probe import NotYet, check_health
 from deployments.rollouts.services import (
     deployment_canary,
@@ -126,6 +127,7 @@ def service_remove(service: CloudService, *, by: str) -> None:
     """Delete the service with its revisions and its job. Raises RolloutRefused, CloudError."""
     if unfinished := deployment_unfinished(service):
         raise RolloutRefused(going_on(unfinished))
+    own_service(service)
     with missing_accepted():
         service_delete(specs.service_name(service))
     with missing_accepted():

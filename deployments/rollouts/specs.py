@@ -26,7 +26,7 @@ from deployments.rollouts.wishes import read_wishes
 
 HOSTS = ".run.app"
 """Google's front end gives a container only requests for the addresses of its own service."""
-MIGRATION_SECONDS = 1800
+MIGRATION, MIGRATION_SECONDS = "migration", 1800
 LOCAL = ("", "localhost", "127.0.0.1", "::1")
 SAME = ("RATE_LIMIT", "GOOGLE_ID_TOKEN_AUDIENCE", "TIME_ZONE", "LOG_LEVEL")
 """Settings that servers on Cloud Run have as this one has them."""
@@ -93,7 +93,7 @@ def migration_spec(deployment: Deployment) -> JobSpec:
         network=network(),
         service_account=account(deployment.service),
         command=("python", "manage.py", "migrate", "--no-input"),
-        purpose="migration",
+        purpose=MIGRATION,
     )
 
 

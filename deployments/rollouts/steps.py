@@ -25,6 +25,7 @@ from deployments.rollouts import specs, transitions
 from deployments.rollouts.errors import RolloutFailed
 from deployments.rollouts.hold import Hold
 from deployments.rollouts.logs import last_words
+from deployments.rollouts.ours import own_service
 from deployments.rollouts.probe import NotYet, keys_revoke, member_of, probe
 from deployments.rollouts.traffic import before_of, found_service, in_words, remembered, shared
 from deployments.rollouts.wishes import read_wishes
@@ -52,7 +53,7 @@ def check(hold: Hold) -> timedelta:
     found = check_settings(deployment)
     bundle = artifacts.verify(version.location, version.manifest_sha256)
     size = sum(file.size for file in bundle.manifest.files.values()) / 1e6
-    before = found_service(deployment.service)
+    before = own_service(deployment.service)
     if deployment.canary and before is None:
         raise RolloutFailed(
             f"There is no service {deployment.service.name} yet, whose traffic a canary could have "

@@ -8,6 +8,8 @@ from decimal import Decimal
 import pytest
 from django.utils import timezone
 
+from deployments.gcp import run_jobs
+from deployments.gcp.errors import CloudError
 from deployments.models import ApiKey, CloudService, Deployment
 from deployments.rollouts import driver, live, services, specs
 from deployments.rollouts.costs import deployment_cost, deployments_measure
@@ -275,6 +277,29 @@ def test_a_missing_bundle_is_refused_before_anything_is_made(cloud, settings) ->
     assert timeline(failed) == ["queued", "checking", "failed"]
     assert "fraud/v1.1.0" in failed.error
     assert not any("services" in call for call in cloud.google.calls)
+
+
+@pytest.mark.parametrize("what", ["service", "job"])
+def test_what_somebody_else_has_under_its_names_is_neither_changed_nor_deleted(cloud, what) -> None:
+    from google.cloud import run_v2
+
+    if what == "service":
+        box = {"containers": [{"image": "image:1"}]}
+        theirs = run_v2.Service(template=box, labels={"team": "theirs"})
+        cloud.services._make(FULL, theirs, {})
+        have = cloud.services.services
+    else:
+        job = run_v2.Job(template={"template": {"containers": [{"image": "image:1"}]}})
+        run_jobs.clients.run_jobs().create_job(
+            parent=FULL.partition("/services")[0], job=job, job_id="engine-migrate"
+        )
+        have = cloud.run.jobs
+    failed = cloud.deploy("1.0.0")
+    assert timeline(failed) == ["queued", "checking", "failed"]
+    assert f"The {what} engine" in failed.error
+    with pytest.raises(CloudError, match="is not Sentinelle's"):
+        live.service_remove(engine(), by="ann")
+    assert len(have) == 1
 
 
 def test_a_migration_that_fails_stops_before_any_revision(cloud) -> None:
