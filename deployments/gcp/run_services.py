@@ -183,13 +183,20 @@ def revision_look(name: ServiceName, revision: str) -> ServiceInfo | None:
 # --- Traffic --------------------------------------------------------------------------------
 
 
-def traffic_set(name: ServiceName, targets: Sequence[Traffic], *, etag: str = "") -> ServiceInfo:
+def traffic_set(
+    name: ServiceName,
+    targets: Sequence[Traffic],
+    *,
+    min_instances: int | None = None,
+    etag: str = "",
+) -> ServiceInfo:
     """Share a service's requests among revisions, and wait until it is so.
 
     A revision that is not named gets nothing and loses its tag.
 
     Args:
         targets: their percents are 100 together.
+        min_instances: of the service from then on; None: as it is.
         etag: of the service as it was looked at; refused as a conflict when it has changed since.
     """
     if sum(target.percent for target in targets) != 100:
@@ -198,13 +205,16 @@ def traffic_set(name: ServiceName, targets: Sequence[Traffic], *, etag: str = ""
     what = f"Sharing the traffic of {name.service}"
     service = _service(name)
     wanted = [target._replace(url="") for target in targets]
-    if list(info_of(service).wanted) == wanted and not etag:
+    before = info_of(service)
+    least = before.min_instances if min_instances is None else min_instances
+    if (list(before.wanted), before.min_instances) == (wanted, least) and not etag:
         return _traffic_wait(name, what, wanted, service.generation)
     service.traffic = targets_of(wanted)
+    service.scaling.min_instance_count = least
     service.etag = etag or service.etag
     with _translated(what, name):
         operation = clients.run_services().update_service(
-            request={"service": service, "update_mask": {"paths": ["traffic"]}},
+            request={"service": service, "update_mask": {"paths": ["traffic", "scaling"]}},
             timeout=CALL_SECONDS,
         )
         generation = operation.metadata.generation

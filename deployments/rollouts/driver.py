@@ -10,6 +10,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from deployments.gcp.errors import CloudError
+from deployments.gcp.invokers import public_set
 from deployments.gcp.run_services import service_delete, traffic_set
 from deployments.leases import lease_kept
 from deployments.models import Deployment, DeploymentState
@@ -18,6 +19,7 @@ from deployments.rollouts.hold import Hold, Lost
 from deployments.rollouts.probe import keys_revoke
 from deployments.rollouts.steps import step_of
 from deployments.rollouts.traffic import before_of, found_service, in_words
+from deployments.rollouts.wishes import read_wishes
 from engine.errors import SentinelleError, StoreUnavailable
 
 logger = logging.getLogger(__name__)
@@ -136,8 +138,8 @@ def _undo_now(hold: Hold) -> timedelta | None:
 
 
 def _undo(hold: Hold) -> timedelta | None:
-    """Give the traffic back to what had it, take the tag away, and delete a service that this
-    rollout has made. Raises CloudError."""
+    """Give the traffic back to what had it, take the tag away, let nobody call who did not before,
+    and delete a service that this rollout has made. Raises CloudError."""
     deployment = hold.deployment
     keys_revoke(deployment)
     found = found_service(deployment.service) if deployment.revision else None
@@ -150,7 +152,9 @@ def _undo(hold: Hold) -> timedelta | None:
             service_delete(name)
             hold.note(f"The service {name.service} was deleted again: it never served.")
     elif deployment.revision in named:
-        traffic_set(name, before)
+        was = read_wishes(deployment.service.wishes)
+        public_set(name, was.public)
+        traffic_set(name, before, min_instances=was.min_instances)
         hold.note(f"The revision lost its tag. Traffic, as before: {in_words(before)}.")
     return _fail(hold, deployment.error)
 

@@ -68,7 +68,8 @@ def service_spec(deployment: Deployment, before: ServiceInfo | None) -> ServiceS
         memory_mb=wishes.memory_mb,
         timeout_s=wishes.timeout_s,
         concurrency=wishes.concurrency,
-        min_instances=wishes.min_instances,
+        # Of the service and not of a revision: until this one has traffic, as it is.
+        min_instances=wishes.min_instances if before is None else None,
         max_instances=wishes.max_instances,
         env=env,
         secrets=secrets(),

@@ -216,10 +216,10 @@ def ask(hold: Hold) -> timedelta:
     keys_revoke(deployment)
     hold.change(message=f"{answered[0].upper()}{answered[1:]}.")
     name = specs.service_name(deployment.service)
-    public_set(name, read_wishes(deployment.wishes).public)
-    percent = deployment.canary or 100
+    wishes, percent = read_wishes(deployment.wishes), deployment.canary or 100
+    public_set(name, wishes.public)
     targets = shared(before_of(deployment), deployment.revision, deployment.tag, percent)
-    traffic_set(name, targets)
+    traffic_set(name, targets, min_instances=wishes.min_instances)
     return _live(hold, percent, f"{deployment.message} Traffic: {in_words(targets)}.")
 
 

@@ -322,7 +322,8 @@ def test_a_canary_answers_its_share_and_its_tag_answers_alone():
 def test_traffic_moves_and_moves_back(google_services):
     first(), second()
     promoted = run_services.traffic_set(NAME, [Traffic(SECOND, 100, "v1-1-0-b2")])
-    assert google_services.masks[-1] == ["traffic"]  # and no new revision, whatever else changed
+    # And no new revision, whatever else changed.
+    assert google_services.masks[-1] == ["traffic", "scaling"]
     assert versions(promoted.url, 5) == {"v1.1.0": 5}
     # The first has lost its tag and is there still.
     back = run_services.traffic_set(NAME, [Traffic(FIRST, 100)])

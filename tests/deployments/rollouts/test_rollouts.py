@@ -138,6 +138,31 @@ def test_public_is_said_and_can_be_taken_back(cloud) -> None:
     assert not cloud.services.may_call(FULL, "allUsers")
 
 
+def test_what_fails_is_neither_public_nor_paid_for(cloud, settings) -> None:
+    working = cloud.services.serving.program
+    first = cloud.deploy("1.0.0")
+    wishes = {"public": True, "min_instances": 3}
+    settings.ROLLOUT_PROBE_SECONDS = 0.1
+    cloud.services.serving.program = unhealthy
+    assert cloud.deploy("1.1.0", changes=wishes).state == "failed"
+
+    def refused_later(asked, env):
+        if asked.path.startswith("/score"):
+            words = "Quota exceeded for total CPU."
+            cloud.google.fault("PATCH .*/services/engine", "RESOURCE_EXHAUSTED", words)
+        return working(asked, env)
+
+    # The callers are let in already when the traffic is refused.
+    cloud.services.serving.program = refused_later
+    failed = cloud.deploy("1.1.0", changes=wishes)
+    assert (failed.state, cloud.shares()) == ("failed", {first.tag: 100})
+    assert not cloud.services.may_call(FULL, "allUsers")
+    assert cloud.services.services[FULL].scaling.min_instance_count == 0
+    cloud.services.serving.program = working
+    cloud.deploy("1.1.0", changes=wishes)
+    assert cloud.services.services[FULL].scaling.min_instance_count == 3
+
+
 def test_a_deleted_service_is_gone_and_its_name_is_free(cloud) -> None:
     first = cloud.deploy("1.0.0")
     live.service_remove(engine(), by="ann")
