@@ -14,6 +14,8 @@ from deployments.gcp.services import ServiceName
 
 ROLE = "roles/run.invoker"
 EVERYBODY = "allUsers"
+ANYBODY = (EVERYBODY, "allAuthenticatedUsers")
+"""Members that are no list of people: the second is whoever has any account at Google."""
 TOKEN_HEADER = "X-Serverless-Authorization"  # noqa: S105 - a name, not a token
 
 
@@ -23,13 +25,16 @@ def invokers(name: ServiceName) -> list[str]:
 
 
 def is_public(name: ServiceName) -> bool:
-    """Whether everybody may call the service."""
-    return EVERYBODY in invokers(name)
+    """Whether everybody may call the service, with an account at Google or without."""
+    return not set(ANYBODY).isdisjoint(invokers(name))
 
 
 def public_set(name: ServiceName, public: bool) -> bool:
     """Let everybody call the service, or only who has the role; whether that changed anything."""
-    return invoker_add(name, EVERYBODY) if public else invoker_remove(name, EVERYBODY)
+    if public:
+        return invoker_add(name, EVERYBODY)
+    removed = [invoker_remove(name, member) for member in ANYBODY]
+    return any(removed)
 
 
 def invoker_add(name: ServiceName, member: str) -> bool:

@@ -387,6 +387,14 @@ def test_a_service_is_private_until_it_is_said_to_be_public():
     assert requests.get(f"{service.url}/health", timeout=9).status_code == 403
 
 
+def test_whoever_has_an_account_at_google_is_everybody_too(google_services):
+    first()
+    invokers.invoker_add(NAME, "allAuthenticatedUsers")
+    assert invokers.is_public(NAME)
+    assert invokers.public_set(NAME, False) is True
+    assert invokers.invokers(NAME) == []
+
+
 def test_who_has_the_role_is_let_in_with_a_token_for_this_service(google_services):
     service, _ = first()
     seen = []
