@@ -5,7 +5,9 @@ import json
 import re
 import shlex
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import msgspec
@@ -20,6 +22,7 @@ from deployments.tasks import mend_pointers
 from engine.champions import pointer_name, read_champion, write_champion
 from engine.store import open_store
 from tests import bundles, classifiers
+from training.doctor import Check, Fault, here, look
 from training.doctor.explain import UNKNOWN, explain
 from training.models import Dataset, RunState, TrainingRun
 
@@ -199,6 +202,41 @@ def test_the_broker_does_not_answer(settings: Any, place: Path) -> None:
     assert found["workers"]["state"] == "not looked at"
     settings.REDIS_URL = right
     mended("broker")
+
+
+def test_an_address_of_the_broker_that_is_none(settings: Any) -> None:
+    settings.REDIS_URL = "redis://localhost:no-port/0"
+    found = findings()
+    assert found["broker"]["advice"] == "Correct REDIS_URL."
+    assert "health" in found
+
+
+def test_what_no_check_knows_ends_no_walk() -> None:
+    def strange() -> str:
+        raise KeyError("model_version")
+
+    found = list(look([Check("one", strange), Check("two", lambda: "well", ("one",))]))
+    assert [each.state for each in found] == ["fault", "not looked at"]
+    assert "KeyError: 'model_version'" in found[0].words
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{}"], ids=["list", "empty"])
+def test_another_program_has_the_port(serving: None, body: bytes) -> None:
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *words: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Other) as server:
+        thread = Thread(target=server.handle_request)
+        thread.start()
+        with pytest.raises(Fault, match="another program"):
+            here._health(f"http://127.0.0.1:{server.server_port}")
+        thread.join()
 
 
 def test_a_training_that_failed() -> None:

@@ -80,8 +80,13 @@ def _found(check: Check) -> Finding:
         return Finding(check.name, State.FAULT, words, DATABASE)
     except OSError as error:
         return Finding(check.name, State.FAULT, _one_line(error), "Look at that file or address.")
+    except Exception as error:
+        # What was found is stranger than what the check knows; those after it are still of use.
+        words = f"this could not be looked at: {type(error).__name__}: {_one_line(error)}"
+        return Finding(check.name, State.FAULT, words, STRANGE)
 
 
+STRANGE = "Look at what it names. If all is well there, the fault is in this check itself."
 DATABASE = "Look at the check of the database above, and at DATABASE_URL."
 
 

@@ -140,9 +140,12 @@ def _keys() -> str:
 def _broker() -> str:
     import redis
 
-    client = redis.Redis.from_url(
-        settings.REDIS_URL, socket_timeout=2.0, socket_connect_timeout=2.0
-    )
+    try:
+        client = redis.Redis.from_url(
+            settings.REDIS_URL, socket_timeout=2.0, socket_connect_timeout=2.0
+        )
+    except ValueError as error:
+        raise Fault(f"REDIS_URL is no address: {error}", "Correct REDIS_URL.") from None
     try:
         client.ping()
         memory: Any = client.info("memory")
@@ -338,6 +341,11 @@ def _health(url: str) -> str:
             f"{url} does not answer: {' '.join(str(error).split())[:200]}",
             f"{RUN_IT}; or say where it is: manage.py doctor --url http://HOST:PORT",
         ) from None
+    if not isinstance(body, dict) or "status" not in body:
+        raise Fault(
+            f"{url} is another program: its /health is not Sentinelle's",
+            "Say where Sentinelle is: manage.py doctor --url http://HOST:PORT",
+        )
     if answer.status_code != 200 or body.get("status") != "healthy":
         raise Fault(
             f"{url} is {body.get('status', answer.status_code)}: {body.get('reason', 'no reason')}",
