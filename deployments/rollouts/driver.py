@@ -16,7 +16,7 @@ from deployments.leases import lease_kept
 from deployments.models import Deployment, DeploymentState
 from deployments.rollouts import claims, specs
 from deployments.rollouts.hold import Hold, Lost
-from deployments.rollouts.probe import keys_revoke
+from deployments.rollouts.probe import keys_delete
 from deployments.rollouts.steps import step_of
 from deployments.rollouts.traffic import before_of, found_service, in_words
 from deployments.rollouts.wishes import read_wishes
@@ -141,7 +141,7 @@ def _undo(hold: Hold) -> timedelta | None:
     """Give the traffic back to what had it, take the tag away, let nobody call who did not before,
     and delete a service that this rollout has made. Raises CloudError."""
     deployment = hold.deployment
-    keys_revoke(deployment)
+    keys_delete(deployment)
     found = found_service(deployment.service) if deployment.revision else None
     if found is None:
         return _fail(hold, deployment.error)

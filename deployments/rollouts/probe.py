@@ -6,13 +6,12 @@ service shows so in `X-Serverless-Authorization`, which Cloud Run looks at first
 
 import base64
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import uuid
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from deployments import services
-from deployments.models import ApiKey, Deployment, Scope
+from deployments.models import ApiKey, Deployment
 from deployments.rollouts.errors import RolloutFailed
 
 SECONDS = 60.0
@@ -59,13 +58,13 @@ def probe(deployment: Deployment, token: str, now: datetime) -> str:
     """
     version = deployment.version.version
     check_health(deployment.url, token, version)
-    with _key(deployment) as key:
+    with services.api_key_for_a_moment(name=_key_name(deployment)) as key:
         answer = _ask(
             "POST",
             f"{deployment.url}/score?dry_run=true",
             token,
             headers={"Authorization": f"Api-Key {key}", "Content-Type": "application/json"},
-            body=_transaction(now),
+            body=transaction(now),
         )
     return _judge_decision(answer, version)
 
@@ -80,6 +79,24 @@ def check_health(url: str, token: str, version: str) -> None:
     found = str(answer.json.get("model_version")).removeprefix("v")
     if found != version:
         raise RolloutFailed(f"Its /health says that it serves v{found}; expected v{version}.")
+
+
+def transaction(now: datetime) -> dict[str, Any]:
+    """A `/score` body that is in nobody's history."""
+    name = f"probe-{uuid.uuid4().hex[:12]}"
+    return {
+        "transaction": {
+            "transaction_id": name,
+            "amount": 10.0,
+            "currency": "EUR",
+            "source_wallet_id": f"{name}-from",
+            "destination_wallet_id": f"{name}-to",
+            "transaction_type": "TRANSFER",
+            "created_at": now.isoformat(),
+            "country": "FR",
+        },
+        "context": {"source_wallet": {"balance": 1000.0, "status": "active"}},
+    }
 
 
 def member_of(token: str) -> str:
@@ -98,10 +115,9 @@ def member_of(token: str) -> str:
     return f"{kind}:{facts['email']}" if facts.get("email") else ""
 
 
-def keys_revoke(deployment: Deployment) -> None:
-    """End what keys probes of this rollout have made, also one that was killed."""
-    for key in ApiKey.objects.filter(name=_key_name(deployment), revoked_at=None):
-        services.api_key_revoke(key=key)
+def keys_delete(deployment: Deployment) -> None:
+    """Delete the keys that probes of this rollout have left because they were killed."""
+    ApiKey.objects.filter(name=_key_name(deployment), created_by=services.MOMENT).delete()
 
 
 def _judge_decision(answer: Answer, version: str) -> str:
@@ -124,18 +140,6 @@ def _judge_decision(answer: Answer, version: str) -> str:
     if found != version or "decision" not in decision:
         raise RolloutFailed(f"Its /score was decided by v{found}; expected v{version}.")
     return f"/health is healthy and /score decides {decision['decision']}, both by v{version}"
-
-
-@contextmanager
-def _key(deployment: Deployment) -> Iterator[str]:
-    """A key that is good for this probe and no longer."""
-    row, key = services.api_key_create(
-        name=_key_name(deployment), scopes=[Scope.SCORE.value], created_by="rollout"
-    )
-    try:
-        yield key
-    finally:
-        services.api_key_revoke(key=row)
 
 
 def _key_name(deployment: Deployment) -> str:
@@ -166,18 +170,3 @@ def _ask(
         raise NotYet(f"{url} does not answer: {error}") from error
     names = {name.lower(): value for name, value in answer.headers.items()}
     return Answer(answer.status_code, names, answer.content)
-
-
-def _transaction(now: datetime) -> dict[str, Any]:
-    return {
-        "transaction": {
-            "transaction_id": f"probe-{now:%Y%m%d%H%M%S%f}",
-            "amount": 1,
-            "currency": "EUR",
-            "source_wallet_id": "probe-source",
-            "destination_wallet_id": "probe-destination",
-            "transaction_type": "TRANSFER",
-            "created_at": now.isoformat(),
-            "country": "FR",
-        }
-    }

@@ -26,7 +26,7 @@ from deployments.rollouts.errors import RolloutFailed
 from deployments.rollouts.hold import Hold
 from deployments.rollouts.logs import last_words
 from deployments.rollouts.ours import own_service
-from deployments.rollouts.probe import NotYet, keys_revoke, member_of, probe
+from deployments.rollouts.probe import NotYet, keys_delete, member_of, probe
 from deployments.rollouts.traffic import before_of, found_service, in_words, remembered, shared
 from deployments.rollouts.wishes import read_wishes
 from engine.store import is_bucket
@@ -213,7 +213,7 @@ def ask(hold: Hold) -> timedelta:
         return _patiently(
             hold, settings.ROLLOUT_PROBE_SECONDS, f"It is asked again: {reason}.", str(reason)
         )
-    keys_revoke(deployment)
+    keys_delete(deployment)
     hold.change(message=f"{answered[0].upper()}{answered[1:]}.")
     name = specs.service_name(deployment.service)
     wishes, percent = read_wishes(deployment.wishes), deployment.canary or 100

@@ -1,6 +1,9 @@
 """Keys are made, found by what was shown once, and revoked."""
 
+from datetime import timedelta
+
 import pytest
+from django.utils import timezone
 
 from deployments import selectors, services
 from deployments.models import ApiKey
@@ -44,3 +47,16 @@ def test_scopes_that_do_not_exist(scopes):
         create(scopes)
     assert raised.value.errors[0].field == "scopes"
     assert not ApiKey.objects.exists()
+
+
+def test_a_key_for_a_moment_is_gone_and_so_is_one_whose_process_was_killed():
+    create(["score"])
+    left = ApiKey.objects.create(name="doctor", sha256="0" * 64, created_by=services.MOMENT)
+    with services.api_key_for_a_moment(name="probe") as key:
+        assert selectors.api_key_find(key).scopes == ["score"]
+        # Another's, who may be using it.
+        assert ApiKey.objects.filter(pk=left.pk).exists()
+    ApiKey.objects.filter(pk=left.pk).update(created_at=timezone.now() - timedelta(minutes=11))
+    with services.api_key_for_a_moment(name="probe"):
+        pass
+    assert [key.name for key in ApiKey.objects.all()] == ["backend"]

@@ -4,7 +4,6 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 from celery import current_app
@@ -13,9 +12,11 @@ from django.core import checks as django_checks
 from django.core.cache import cache
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
+from django.utils import timezone
 
 from deployments import artifacts, pointers, selectors
 from deployments.models import CHAMPION, Alias, ApiKey, Kind, ModelVersion, RegisteredModel, Scope
+from deployments.rollouts.probe import transaction
 from deployments.services import api_key_for_a_moment
 from deployments.stored_bundles import bundles_listed
 from engine.champions import pointer_name, read_champion
@@ -364,12 +365,11 @@ def _health(url: str) -> str:
 def _test_score(url: str) -> str:
     import requests
 
-    scopes = [Scope.SCORE.value]
-    with api_key_for_a_moment(name="doctor", scopes=scopes, created_by="manage.py") as key:
+    with api_key_for_a_moment(name="doctor") as key:
         start = time.perf_counter()
         answer = requests.post(
             f"{url}/score?dry_run=true",
-            json=test_transaction(),
+            json=transaction(timezone.now()),
             headers={"Authorization": f"Api-Key {key}"},
             timeout=CALL_SECONDS,
             allow_redirects=False,
@@ -394,21 +394,3 @@ def _why(answer: Any) -> str:
     if answer.status_code in (401, 403):
         return "It does not know keys of this database: was it started with another DATABASE_URL?"
     return "The server's log says more."
-
-
-def test_transaction() -> dict[str, Any]:
-    """A `/score` body that is in nobody's history."""
-    name = f"doctor-{uuid.uuid4().hex[:12]}"
-    return {
-        "transaction": {
-            "transaction_id": name,
-            "amount": 10.0,
-            "currency": "PYC",
-            "source_wallet_id": f"{name}-from",
-            "destination_wallet_id": f"{name}-to",
-            "transaction_type": "TRANSFER",
-            "created_at": datetime.now(UTC).isoformat(),
-            "country": "FR",
-        },
-        "context": {"source_wallet": {"balance": 1000.0, "status": "active"}},
-    }

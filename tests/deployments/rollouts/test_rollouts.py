@@ -30,8 +30,8 @@ def engine() -> CloudService:
 
 
 def assert_nothing_is_left(cloud: Cloud) -> None:
-    """No key of a probe is good any more, and no lease is held."""
-    assert not ApiKey.objects.filter(revoked_at=None).exists()
+    """No key of a probe is there any more, and no lease is held."""
+    assert not ApiKey.objects.exists()
     assert not Deployment.objects.exclude(lease_until=None).exists()
 
 
@@ -52,7 +52,6 @@ def test_a_first_deployment_serves_what_was_asked(cloud) -> None:
     assert env["DB_PASSWORD"].value_source.secret_key_ref.secret == "sentinelle-db-password"
     assert "@/" in env["DATABASE_URL"].value
     assert not cloud.services.may_call(FULL, "allUsers")
-    assert ApiKey.objects.count() == 1
     assert_nothing_is_left(cloud)
 
 
