@@ -215,6 +215,27 @@ def test_nobody_waits_long_for_a_newer_one(
         assert time.monotonic() < deadline
 
 
+def test_only_who_began_the_look_waits_for_it(
+    store: WatchedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.classifier.live.PATIENCE_SECONDS", 30.0)
+    promote(store)
+    champion = LiveChampion(store, "sponsor")
+    champion.get(0.0)
+    promote(store, "1.1.0", 2, seed=1)
+    store.gate.clear()
+    with ThreadPoolExecutor(2) as callers:
+        first = callers.submit(version, champion, CHECK_SECONDS)
+        while store.reads[-1:] != [pointer_name("sponsor")]:
+            time.sleep(0.001)
+        try:
+            assert callers.submit(version, champion, CHECK_SECONDS).result(5) == "1.0.0"
+            assert not first.done()
+        finally:
+            store.gate.set()
+        assert first.result(10) == "1.1.0"
+
+
 def test_another_model_of_the_same_store(store: WatchedStore) -> None:
     promote(store)
     write_small_classifier(store, "churn/v1.0.0", definition=CHURN)
