@@ -244,6 +244,7 @@ def test_a_page_may_read_answers_and_errors(function: FunctionServer) -> None:
     for body in (INPUTS, {}):
         answer = function.post(body, headers={"Origin": PAGE})
         assert answer.headers["Access-Control-Allow-Origin"] == PAGE
+        assert answer.headers["Access-Control-Expose-Headers"] == "Retry-After"
         assert "Access-Control-Allow-Methods" not in answer.headers
 
 
