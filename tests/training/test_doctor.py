@@ -251,7 +251,9 @@ def test_a_training_that_failed() -> None:
     assert f"manage.py runs logs {run.pk}" in found["advice"]
 
 
-def test_settings_that_are_not_safe(settings: Any) -> None:
+def test_settings_that_are_not_safe(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Which the tests in a browser set, for good.
+    monkeypatch.delenv("DJANGO_ALLOW_ASYNC_UNSAFE", raising=False)
     settings.HTTPS = True
     settings.SECRET_KEY = "short"
     assert "security.W009" in fault("settings")["words"]

@@ -197,7 +197,9 @@ def test_a_run_waits_until_a_machine_that_somebody_uses_is_off(compute, launcher
 def test_a_run_that_waits_for_a_suspended_machine_says_what_to_do(
     compute, launcher, stand_in, is_let_go
 ):
-    held = launcher.start(stand_in("hang"))
+    run = stand_in("hang")
+    held = launcher.start(run)
+    at_work(run)
     compute.suspend(MACHINE)
     assert "somebody suspended the machine" in launcher.poll(held).ended
     if is_let_go:
