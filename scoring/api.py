@@ -63,7 +63,7 @@ class JsonView(APIView):
         ParseError when it ends early."""
         if request.content_type != JSON:
             told = f"The body is {request.content_type or 'of no type'}; expected {JSON}."
-            raise UnsupportedMediaType(request.content_type, told)
+            raise UnsupportedMediaType(request.content_type or "", told)
         # Django reads what Content-Length announces, which is nothing for a body sent in chunks.
         in_chunks = "HTTP_TRANSFER_ENCODING" in request.META
         stream = request.META["wsgi.input"] if in_chunks else request
