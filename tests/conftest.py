@@ -17,9 +17,11 @@ DATABASE_FIXTURES = {"db", "transactional_db", "django_db_serialized_rollback", 
 
 # What takes longest begins first, so that no process is left with it in the end.
 LONGEST = (
-    "test_demo.py", "test_sponsor.py", "test_anywhere.py", "browser/test_schedules.py",
-    "test_kills.py", "test_worker.py", "test_steps.py", "machines/", "provisioning/",
-    "test_pipeline.py", "schedules/", "browser/",
+    "test_demo.py", "test_anywhere.py", "browser/test_schedules.py", "test_sponsor.py",
+    "test_worker.py", "test_end_to_end.py", "test_kills.py", "rollouts/", "classifier/test_",
+    "test_settings.py", "test_serve.py", "test_steps.py", "machines/", "provisioning/",
+    "test_pipeline.py", "test_card_data.py", "test_third_model.py", "schedules/", "browser/",
+    "functions/", "test_gcloud.py",
 )  # fmt: skip
 
 
@@ -32,7 +34,8 @@ def pytest_collection_modifyitems(config, items):
     needed, others = [], []
     for item in items:
         uses = item.get_closest_marker("django_db") or DATABASE_FIXTURES & set(item.fixturenames)
-        (needed if uses else others).append(item)
+        any_will_do = item.get_closest_marker("any_database")
+        (needed if uses and not any_will_do else others).append(item)
     config.hook.pytest_deselected(items=others)
     items[:] = needed
 
