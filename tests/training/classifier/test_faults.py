@@ -1,6 +1,7 @@
 """Data that a classifier can't be trained on, or only just."""
 
 import json
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from tests.training.classifier.support import (
     run_program,
     write_spec,
 )
+from training.pipeline.classifier.forest import fit_forest
 from training.pipeline.classifier.sizes import MEASURED, expected_mb, plan_fit_rows
 
 
@@ -57,6 +59,17 @@ def test_a_class_without_a_row_is_known_and_never_predicted(tmp_path):
     bundle = load_classifier(LocalStore(tmp_path / "run"), "bundle", report["manifest_sha256"])
     row = churn().encode({"age": 80, "balance": 0, "active": True, "plan": "free"})
     assert bundle.probabilities(row.reshape(1, -1))[0, churn().labels.index("leaves")] == 0
+
+
+def test_a_class_without_a_row_takes_no_memory_for_the_others():
+    matrix = np.random.default_rng(0).random((20_000, 50), dtype=np.float32)
+    labels = (matrix[:, 0] > 0.5).astype(np.int32)
+    tracemalloc.start()
+    model = fit_forest(matrix, labels[:-1], 3, trees=1, seed=0, progress=lambda _done, _told: None)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert model.n_classes_ == 3
+    assert peak < matrix.nbytes
 
 
 def test_one_class_only_is_refused(tmp_path):

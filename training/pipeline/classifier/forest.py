@@ -19,6 +19,11 @@ leaves a forest on a few inputs often without the one that matters."""
 STEPS: Final = 10
 
 
+def absent_classes(labels: Codes, classes: int) -> Codes:
+    """Those without a row."""
+    return np.setdiff1d(np.arange(classes, dtype=np.int32), labels)
+
+
 def fit_forest(
     matrix: Matrix,
     labels: Codes,
@@ -28,16 +33,19 @@ def fit_forest(
     seed: int,
     progress: Callable[[float, str], None],
 ) -> RandomForestClassifier:
-    """Fit on rows (rows, columns); the estimator knows all `classes`, also those without a row.
+    """Fit on the rows whose classes are `labels`; the estimator knows all `classes`.
 
     Equal arguments give an equal forest, however many threads grow it.
+
+    Args:
+        matrix: (rows + absent, columns) the rows, and behind them one, whatever it has, for each
+            class of `absent_classes`. There and not added here, which would take the memory twice.
     """
     weights: NDArray[np.float64] | None = None
-    absent = np.setdiff1d(np.arange(classes, dtype=np.int32), labels)
+    absent = absent_classes(labels, classes)
     if len(absent):
         # A row that counts for nothing makes the estimator know the class.
         weights = np.concatenate([np.ones(len(labels)), np.zeros(len(absent))])
-        matrix = np.concatenate([matrix, matrix[:1].repeat(len(absent), axis=0)])
         labels = np.concatenate([labels, absent])
     model = RandomForestClassifier(
         n_estimators=0,

@@ -15,7 +15,7 @@ from engine.classifier.definition import Definition, read_definition
 from engine.errors import InvalidDataset
 from training.pipeline.classifier.champion import challenge, compared
 from training.pipeline.classifier.export import check_export, export_forest, libraries
-from training.pipeline.classifier.forest import fit_forest
+from training.pipeline.classifier.forest import absent_classes, fit_forest
 from training.pipeline.classifier.importance import input_importances
 from training.pipeline.classifier.metrics import Tested, confusion, figures, reliability
 from training.pipeline.classifier.predict import Predict, Predicted, predict_rows, served_forest
@@ -44,6 +44,7 @@ class Parts(NamedTuple):
     """The rows that are fitted on, and those that are tested on."""
 
     matrix: Matrix
+    """With rows behind them for the classes that have none, see `fit_forest`."""
     labels: Codes
     train_rows: int
     """In the training part; those above may be a draw of them."""
@@ -156,8 +157,9 @@ def _split(rows: Rows, definition: Definition, spec: ClassifierSpec) -> Parts:
             f"Every row to train on is {definition.labels[labels[0]]!r}: there is nothing to tell "
             "apart. Import rows of the other classes too."
         )
+    absent = absent_classes(labels, len(definition.classes))
     return Parts(
-        rows.matrix[fitted],
+        rows.matrix[np.concatenate([fitted, fitted[:1].repeat(len(absent))])],
         labels,
         len(training),
         int(np.count_nonzero(copies)),
