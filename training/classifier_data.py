@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from django.conf import settings
+from django.db import IntegrityError
 
 from deployments.models import RegisteredModel
 from deployments.selectors import model_by_name
@@ -99,13 +100,20 @@ def rows_simulated(
     with tempfile.TemporaryDirectory(prefix="sentinelle-") as folder:
         file = Path(folder) / f"{model}.parquet"
         rows_simulate(model, file, rows, seed, lambda done: tell("simulating", SIMULATING * done))
-        return rows_import(
-            name=name,
-            files=[file],
-            model=model,
-            progress=lambda step, done: tell(step, SIMULATING + (1 - SIMULATING) * done),
-            origin=SIMULATED,
-        )
+        try:
+            return rows_import(
+                name=name,
+                files=[file],
+                model=model,
+                progress=lambda step, done: tell(step, SIMULATING + (1 - SIMULATING) * done),
+                origin=SIMULATED,
+            )
+        except (InvalidDataset, IntegrityError):
+            # Another one may have made it meanwhile.
+            made = Dataset.objects.filter(name=name).first()
+            if made is not None and _is_of(made, registered, fingerprint):
+                return made
+            raise
 
 
 def rows_simulate(

@@ -20,6 +20,7 @@ from tests import bundles, classifiers
 from tests.engine.classifiers import CHURN, SPONSOR
 from tests.training.support import make_dataset
 from training.claims import run_prepare
+from training.classifier_data import rows_simulated
 from training.models import Dataset, TrainingRun
 from training.pipeline.spec import ClassifierOptions, ClassifierSpec, Options, decode_spec
 from training.schedules import ScheduleRefused, schedule_create
@@ -213,6 +214,17 @@ def test_rows_are_made_up_once_for_a_run_without_a_data_set(churn, capsys):
     services.model_register(source=changed, by="ana")
     call_command("train", model="sponsor", rows=2000)
     assert TrainingRun.objects.latest("created_at").dataset.name.startswith("sponsor-2000-0-")
+
+
+def test_rows_that_another_makes_up_meanwhile_are_taken(churn):
+    call_command("register_model", "sponsor")
+    others: list[Dataset] = []
+
+    def meanwhile(step: str, _share: float) -> None:
+        if step == "simulating" and not others:
+            others.append(rows_simulated(model="sponsor", rows=500))
+
+    assert [rows_simulated(model="sponsor", rows=500, progress=meanwhile)] == others
 
 
 def test_what_can_not_be_made_up_is_asked_for(churn):
