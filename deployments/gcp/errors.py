@@ -174,18 +174,29 @@ WORDS = {
         "logs": "manage.py services logs {name}",
     },
 }
-# What holds the permissions of a service.
+# What holds the permissions of a service, the first that fits.
 ROLES = {
-    "run": "roles/run.developer",
-    "compute": "roles/compute.instanceAdmin.v1",
-    "storage": "roles/storage.objectAdmin",
-    "logging": "roles/logging.viewer",
-    "monitoring": "roles/monitoring.viewer",
-    "artifactregistry": "roles/artifactregistry.reader",
-    "iam": "roles/iam.serviceAccountAdmin",
-    "serviceusage": "roles/serviceusage.serviceUsageAdmin",
+    r"run\.\w+\.setIamPolicy": "roles/run.admin",
+    r"run\.": "roles/run.developer",
+    r"compute\.": "roles/compute.instanceAdmin.v1",
+    r"storage\.buckets\.": "roles/storage.admin",
+    r"storage\.": "roles/storage.objectAdmin",
+    r"logging\.": "roles/logging.viewer",
+    r"monitoring\.": "roles/monitoring.viewer",
+    r"artifactregistry\.repositories\.(create|update|delete|setIamPolicy)\b": (
+        "roles/artifactregistry.admin"
+    ),
+    r"artifactregistry\.": "roles/artifactregistry.reader",
+    r"iam\.": "roles/iam.serviceAccountAdmin",
+    r"serviceusage\.": "roles/serviceusage.serviceUsageAdmin",
+    r"secretmanager\.": "roles/secretmanager.admin",
+    r"resourcemanager\.": "roles/resourcemanager.projectIamAdmin",
+    r"cloudbuild\.": "roles/cloudbuild.builds.editor",
+    r"cloudfunctions\.": "roles/cloudfunctions.developer",
+    r"cloudsql\.": "roles/cloudsql.admin",
+    r"redis\.": "roles/redis.admin",
 }
-PERMISSION = rf"\b({'|'.join(ROLES)})\.(?!googleapis|gserviceaccount)[a-zA-Z]+\.[a-zA-Z]+"
+PERMISSION = r"(?<![\w.@-])([a-z]+\.(?!googleapis|gserviceaccount)[a-zA-Z]+\.[a-zA-Z]+)\b(?!\.)"
 
 
 @contextmanager
@@ -292,9 +303,14 @@ def advice_of(
     return fault.advice.format(
         **names,
         **{key: text.format(**names) for key, text in commands.items()},
-        role=ROLES[_found(PERMISSION, words) or "run"],
+        role=_role(_found(PERMISSION, words)),
         service=_found(r"\b([a-z]+\.googleapis\.com)/", words) or "run.googleapis.com",
     )
+
+
+def _role(permission: str) -> str:
+    """What has a permission; ROLE where that is not known here."""
+    return next((role for words, role in ROLES.items() if re.match(words, permission)), "ROLE")
 
 
 def _said(error: Any) -> tuple[str, str, int]:

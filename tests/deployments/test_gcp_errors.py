@@ -73,6 +73,20 @@ CASES = [
 ]
 
 
+PERMISSIONS = {
+    "run.services.setIamPolicy": "roles/run.admin",
+    "run.services.update": "roles/run.developer",
+    "storage.buckets.get": "roles/storage.admin",
+    "storage.objects.get": "roles/storage.objectAdmin",
+    "artifactregistry.repositories.create": "roles/artifactregistry.admin",
+    "secretmanager.secrets.create": "roles/secretmanager.admin",
+    "cloudsql.instances.create": "roles/cloudsql.admin",
+    "redis.instances.create": "roles/redis.admin",
+    "resourcemanager.projects.setIamPolicy": "roles/resourcemanager.projectIamAdmin",
+    "vpcaccess.connectors.use": "ROLE",
+}
+
+
 @pytest.fixture(autouse=True)
 def place(settings):
     settings.GOOGLE_CLOUD_PROJECT = "shop"
@@ -104,6 +118,13 @@ def test_a_refusal_keeps_googles_words_and_says_what_to_do(
     assert error.detail.startswith(f"Starting the job: Google says “{words}”")
     assert advice in error.detail
     assert "{" not in error.detail
+
+
+@pytest.mark.parametrize("permission", PERMISSIONS)
+def test_the_role_that_is_advised_has_the_permission(permission):
+    words = f"Permission '{permission}' denied on resource '//run.googleapis.com/projects/p/x'."
+    error = raised(answer(403, json.dumps({"error": {"code": 403, "message": words}})))
+    assert f"--role {PERMISSIONS[permission]}." in error.detail
 
 
 def test_the_reason_in_the_details_counts():

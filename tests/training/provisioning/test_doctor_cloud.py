@@ -103,7 +103,7 @@ def test_an_execution_that_failed(run: RunApi) -> None:
 def test_a_role_that_is_missing_is_said_in_googles_words(google: GoogleServer) -> None:
     google.fault(f"/storage/v1/b/{BUCKET}", "PERMISSION_DENIED", "storage.buckets.get denied")
     found = faults()[f"bucket gs://{BUCKET}"]
-    assert "--role roles/storage.objectAdmin" in found["words"]
+    assert "--role roles/storage.admin" in found["words"]
 
 
 def test_settings_that_name_no_project(settings: Any) -> None:
