@@ -296,7 +296,11 @@ def _model() -> str:
 def _rules() -> str:
     rules = selectors.live_pointer(settings.MODEL_NAME).rule_set
     if rules is None:
-        raise Fault("no rule set serves", "Promote one: manage.py rules --help")
+        raise Fault(
+            "no rule set serves",
+            "See which there are: manage.py rules list. Promote one: manage.py rules promote NAME "
+            "--reason TEXT",
+        )
     artifacts.verify_rules(rules)
     return f"“{rules.name}” compiles"
 
