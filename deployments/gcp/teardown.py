@@ -236,6 +236,12 @@ def _bucket(names: Names, others: list[Left], keep: bool) -> list[Thing]:
     found = _one("storage", path, f"Looking for the bucket {names.bucket}")
     if found is None:
         return []
+    # Names of buckets are everybody's: the same name and label may be another project's.
+    listed = f"storage/v1/b?project={names.project}&prefix={names.bucket}"
+    own = _one("storage", listed, f"Looking whose the bucket {names.bucket} is") or {}
+    if names.bucket not in [item["name"] for item in own.get("items", ())]:
+        others.append(Left(f"bucket gs://{names.bucket}", "it is another project's"))
+        return []
     size = bucket_size(names.bucket)
     note = f"{size.objects:,} objects, old versions included, {size.bytes / 1e9:,.2f} GB"
     if keep:

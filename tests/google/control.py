@@ -303,8 +303,15 @@ def _deletions(project: ProjectApi) -> list[tuple[str, str, Any]]:
         page, token = page_of([{"name": f"{parent}/{name}", **one} for name, one in found], call)
         return {"secrets": page, "nextPageToken": token}
 
+    def buckets(call: Call) -> Any:
+        """Those of the project itself: one that says otherwise has another's number."""
+        prefix = call.query.get("prefix", "")
+        mine = [one for one in project.buckets.values() if "projectNumber" not in one]
+        return {"items": [one for one in mine if one["name"].startswith(prefix)]}
+
     bucket = r"/storage/v1/b/(?P<name>[^/]+)"
     return [
+        ("GET", "/storage/v1/b", buckets),
         ("GET", PROJECT + "/secrets", secrets),
         ("GET", bucket + "/o", objects),
         ("DELETE", bucket + r"/o/(?P<object>.+)", delete_object),

@@ -110,6 +110,17 @@ def test_the_bucket_can_be_kept(made: list[str], project: ProjectApi) -> None:
     assert f"that costs, but the bucket gs://{BUCKET} (6 objects" in text
 
 
+def test_a_bucket_of_another_project_stays_whatever_its_label(
+    made: list[str], project: ProjectApi
+) -> None:
+    project.buckets["prod-ml-data"] = {
+        "name": "prod-ml-data", "labels": {"app": "sentinelle"}, "projectNumber": "2",
+    }  # fmt: skip
+    text = teardown("--yes", "--bucket", "prod-ml-data")
+    assert "bucket gs://prod-ml-data: it is another project's" in text
+    assert "prod-ml-data" in project.buckets
+
+
 @pytest.mark.parametrize("how", ["drop", "late"])
 def test_interrupted_at_any_deletion_it_goes_on(
     how: str, made: list[str], google: GoogleServer, project: ProjectApi, monkeypatch: Any
