@@ -118,7 +118,7 @@ class DatasetAdmin(ReadOnlyAdmin):
             (
                 label,
                 f"{count:,}",
-                f"{count / (dataset.rows or 1):.1%}",
+                f"{100 * count / (dataset.rows or 1):.1f} %",
                 round(100 * count / most, 2),
             )
             for label, count in counts.items()

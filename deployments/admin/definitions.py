@@ -141,7 +141,7 @@ def _answers(definition: Definition, facts: list[str]) -> list[tuple[str, str]]:
 
 def _example(each: Input) -> Any:
     if each.default is not None:
-        return each.default
+        return each.taken(each.default)
     if isinstance(each, CategoryInput):
         return each.values[0]
     if isinstance(each, BooleanInput):

@@ -75,7 +75,7 @@ class ServiceMetrics(NamedTuple):
         share = self.error_count / self.request_count
         return (
             f"{self.request_count:,} requests {within}, {self.error_count:,} of them "
-            f"({share:.2%}) answered with an error of the service."
+            f"({100 * share:.2f} %) answered with an error of the service."
         )
 
 

@@ -52,7 +52,7 @@ def test_a_service_is_measured_minute_by_minute(monitoring):
     assert (found.cpu[-1], found.memory[-1], found.instances[-2:]) == (0.75, 0.6, [0, 3])
     assert (found.request_count, found.error_count) == (160, 6)
     assert found.summary == (
-        "160 requests in 10 min, 6 of them (3.75%) answered with an error of the service."
+        "160 requests in 10 min, 6 of them (3.75 %) answered with an error of the service."
     )
 
 

@@ -137,7 +137,7 @@ def test_metrics_are_a_table_with_a_line_of_each(service, google_services):
     google_services.monitoring.used.append(Usage(earlier, "ml-engine", FIRST, 0.5, 0.25, 2))
     shown = run("metrics", "ml-engine")
     assert shown.startswith(
-        "20 requests in the last 1 h, 1 of them (5.00%) answered with an error of the service.\n"
+        "20 requests in the last 1 h, 1 of them (5.00 %) answered with an error of the service.\n"
     )
     assert "1 min a point" in shown
     for row in (

@@ -284,7 +284,7 @@ def test_the_pages_of_a_data_set_take_its_rows(customers, admin_client):
     address = reverse("admin:training_dataset_change", args=[customers.pk])
     shown = admin_client.get(address)
     told = re.sub(r"<[^>]*>|\s+", " ", shown.content.decode())
-    assert re.search(r" yes +1 +50.0%", told)
+    assert re.search(r" yes +1 +50.0 %", told)
     assert "fraud rate" not in shown.content.decode().lower()
     train = f"{reverse('admin:training_trainingrun_add')}?dataset=customers&model=churn"
     assert train.replace("&", "&amp;") in shown.content.decode()
