@@ -29,7 +29,6 @@ class ServiceChanges(BaseCommand):
 
     def add_changes(self, verbs: Any) -> list[CommandParser]:
         """Add the verbs; the parsers that are still to be told which service it is."""
-        history = verbs.add_parser("history", help="what was deployed from here, and by whom")
         promote = verbs.add_parser("promote", help="give the canary all of the traffic")
         rollback = verbs.add_parser("rollback", help="give it back to what had it before")
         update = verbs.add_parser("update", help="change its size, access or variables")
@@ -43,14 +42,25 @@ class ServiceChanges(BaseCommand):
             "--canary", type=int, metavar="PERCENT", help="its share of the traffic at first"
         )
         delete.add_argument("--yes", action="store_true", help="don't ask")
-        return [history, promote, rollback, update, cancel, delete]
+        return [promote, rollback, update, cancel, delete]
 
     def _history(self, options: dict[str, Any]) -> None:
-        service = _service(options)
-        for row in Deployment.objects.filter(service=service).select_related("version"):
+        found = Deployment.objects.select_related("version", "service")
+        for field, value in (
+            ("name", options["service"]),
+            ("project", options["project"]),
+            ("region", options["region"]),
+        ):
+            if value:
+                found = found.filter(**{f"service__{field}": value})
+        if not found:
+            self.stdout.write("Nothing was deployed from here yet.")
+        for row in found:
             at = localtime(row.created_at)
+            service = "" if options["service"] else f"  {row.service.name}"
             self.stdout.write(
-                f"{at:%Y-%m-%d %H:%M}  v{row.version.version:<10} {row.get_state_display():<12} "
+                f"{at:%Y-%m-%d %H:%M}{service}  "
+                f"v{row.version.version:<10} {row.get_state_display():<12} "
                 f"{row.percent:>3} %  {row.tag:<18} {row.requested_by:<12} "
                 f"{deployment_cost(row).words}  {row.error.partition(chr(10))[0]}".rstrip()
             )

@@ -342,8 +342,12 @@ def _health(url: str) -> str:
         answer = requests.get(f"{url}/health", timeout=CALL_SECONDS)
         body = answer.json()
     except requests.RequestException as error:
+        told = " ".join(str(error).split())
+        if isinstance(error, requests.ConnectionError | requests.Timeout):
+            # They begin with the pool and the address, which are known, and end with the reason.
+            told = told.rpartition(": ")[2].rstrip("\"')")
         raise Fault(
-            f"{url} does not answer: {' '.join(str(error).split())[:200]}",
+            f"{url} does not answer: {told[:200]}",
             f"{RUN_IT}; or say where it is: manage.py doctor --url http://HOST:PORT",
         ) from None
     if not isinstance(body, dict) or "status" not in body:

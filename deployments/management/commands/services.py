@@ -37,7 +37,7 @@ class Command(ServiceChanges, SentinelleCommand):
   manage.py services logs sentinelle-ml-engine --follow
   manage.py services logs sentinelle-ml-engine --revision sentinelle-ml-engine-v1-1-0-b2 --limit 50
   manage.py services metrics sentinelle-ml-engine --hours 24
-  manage.py services history sentinelle-ml-engine      what was deployed from here, and by whom
+  manage.py services history                           what was deployed from here, and by whom
   manage.py services promote sentinelle-ml-engine --reason "same block rate after a day"
   manage.py services rollback sentinelle-ml-engine --reason "blocks twice as much"
   manage.py services update sentinelle-ml-engine --cpu 4 --memory 4Gi --env WEB_CONCURRENCY=4
@@ -52,8 +52,10 @@ Project and region are those of GOOGLE_CLOUD_PROJECT and GOOGLE_CLOUD_REGION unl
         status = verbs.add_parser("status", help="show a service and its revisions")
         logs = verbs.add_parser("logs", help="print what it logged, with its requests")
         metrics = verbs.add_parser("metrics", help="requests, times, errors, use of the machines")
-        for verb in (listed, status, logs, metrics):
-            add_place(verb, of_a_service=verb is not listed)
+        history = verbs.add_parser("history", help="what was deployed from here, and by whom")
+        history.add_argument("service", nargs="?", default="", help="of this one alone")
+        for verb in (listed, status, logs, metrics, history):
+            add_place(verb, of_a_service=verb not in (listed, history))
         for verb in (logs, metrics):
             verb.add_argument("--revision", default="", help="of this revision alone")
         for verb in self.add_changes(verbs):
@@ -63,7 +65,7 @@ Project and region are those of GOOGLE_CLOUD_PROJECT and GOOGLE_CLOUD_REGION unl
         metrics.add_argument("--hours", type=float, default=1.0, help="how far back (%(default)s)")
 
     def handle(self, **options: Any) -> None:
-        if not options["project"]:
+        if not options["project"] and options["verb"] != "history":
             raise CommandError(
                 "Which project? Give --project, or set GOOGLE_CLOUD_PROJECT. `manage.py "
                 "setup_cloud` makes one ready."

@@ -54,6 +54,7 @@ def test_the_whole_life_of_a_service(cloud) -> None:
     assert "Nobody is here to answer" in refused("services", "delete", "engine")
     assert "is deleted" in run("services", "delete", "engine", "--yes")
     assert cloud.services.services == {}
+    assert run("services", "history").splitlines()[0].split()[2:4] == ["engine", "v1.0.0"]
     assert "no service “engine”" in refused("services", "rollback", "engine")
 
 
