@@ -138,6 +138,11 @@ def _beside_champion(found: Metrics) -> str:
         f"Beside {name} on the same rows its accuracy is {percent(found['accuracy'])} and not "
         f"{percent(before)}"
     )
+    if champion.get("split") != found.get("split"):
+        return (
+            f"{told}, which says nothing: {name} was split otherwise, and may have been fitted on "
+            "some of them."
+        )
     if not judged or not judged["interval"]:
         return f"{told}."
     low, high = (metrics.signed_points(limit) for limit in judged["interval"])

@@ -67,6 +67,22 @@ def test_the_accuracy_is_told_between_no_model_and_the_best_one():
     assert "1.2 % apart" in said
 
 
+def test_a_champion_that_may_have_seen_the_rows_is_no_measure():
+    champion = copy.deepcopy(CHAMPION)
+    champion["champion"]["split"] = {"test": 0.1}
+    said = sentences(**champion, split={"test": 0.2})
+    assert "which says nothing: the champion v1.0.0 was split otherwise, and may have" in said
+    assert "a difference of" not in said
+
+
+def test_rows_that_stand_there_twice_are_counted_where_there_are_any():
+    def facts(**data: Any) -> dict[str, str]:
+        return dict(report_context(REPORT | {"data": data})["data_facts"])
+
+    assert facts(repeated_rows=1_200)["Like a row before"] == "1,200 rows"
+    assert "Like a row before" not in facts(repeated_rows=0) | facts()
+
+
 def test_without_a_simulator_nothing_is_said_of_the_best_possible():
     said = sentences(best_possible_accuracy=None)
     assert "would be right for 50.0 %." in said
