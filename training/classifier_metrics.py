@@ -105,7 +105,7 @@ def champion_table(metrics: Metrics) -> Table:
     champion, before = metrics.get("champion"), at_path(metrics, ("baselines", "champion"))
     if not champion or not before:
         return Table("Beside the champion", (), [])
-    shown = [figure for figure in BESIDE_CHAMPION if figure.path[0] in before]
+    shown = [figure for figure in BESIDE_CHAMPION if before.get(figure.path[0]) is not None]
     return Table(
         f"Beside the champion v{champion['version']}, on the same rows",
         ("", "this version", "champion", "difference"),

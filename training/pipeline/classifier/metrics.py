@@ -49,7 +49,7 @@ def figures(tested: Tested, names: list[str], most_frequent: int) -> dict[str, A
         "balanced_accuracy": _mean([each["recall"] for each in per_class]),
         "macro_f1": _mean([each["f1"] for each in per_class]),
         "log_loss": log_loss(predicted.own),
-        "top_3_accuracy": float((predicted.ahead < TOP).mean()),
+        "top_3_accuracy": float((predicted.ahead < TOP).mean()) if len(names) > TOP else None,
         "most_frequent_accuracy": float((labels == most_frequent).mean()),
         "best_possible_accuracy": None if tested.best is None else float(tested.best.mean()),
         "expected_calibration_error": calibration_error(reliability(tested)),
