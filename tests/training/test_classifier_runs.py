@@ -371,6 +371,10 @@ def test_what_is_no_definition_is_refused(churn, tmp_path):
     (tmp_path / "bad.toml").write_text("name = ")
     with pytest.raises(CommandError, match="The definition is not TOML"):
         call_command("register_model", str(tmp_path / "bad.toml"))
+    other = CHURN.replace('"churn"', '"bad"') + '\n[training]\nsimulator = "nobody"\n'
+    (tmp_path / "bad.toml").write_text(other)
+    with pytest.raises(CommandError, match=r"training.simulator: there is no 'nobody'; .* sponsor"):
+        call_command("register_model", str(tmp_path / "bad.toml"))
     with pytest.raises(NotRegistered):
         selectors.model_by_name("bad")
     assert ModelVersion.objects.count() == 0

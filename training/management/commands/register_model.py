@@ -10,6 +10,7 @@ from deployments.models import RegisteredModel
 from deployments.services import model_register
 from engine.classifier.definition import read_definition
 from training.pipeline.classifier.definitions import definition_names, shipped_definition
+from training.pipeline.classifier.simulators import SIMULATORS
 
 
 class Command(SentinelleCommand):
@@ -32,7 +33,13 @@ docs/classifiers.md describes the file."""
 
     def handle(self, *_args: Any, **options: Any) -> None:
         source = _source(options["definition"])
-        name = read_definition(source).name
+        asked = read_definition(source)
+        name = asked.name
+        if asked.training.simulator not in ("", *SIMULATORS):
+            raise CommandError(
+                f"training.simulator: there is no {asked.training.simulator!r}; expected one of "
+                f"{', '.join(SIMULATORS)}, or no such line: then rows are imported."
+            )
         before = RegisteredModel.objects.filter(name=name).first()
         model = model_register(source=source, by=system_user())
         definition = read_definition(model.definition)
