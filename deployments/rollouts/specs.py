@@ -6,7 +6,7 @@ Manager: nothing secret is in their environment in clear.
 
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
 from django.conf import settings
 
@@ -170,7 +170,8 @@ def database_url() -> str:
             "address in the service's network."
         )
     port = f":{found['PORT']}" if found.get("PORT") else ""
-    return f"postgresql://{user}@{host}{port}/{name}"
+    ssl = found.get("OPTIONS", {}).get("sslmode")
+    return f"postgresql://{user}@{host}{port}/{name}" + (f"?sslmode={ssl}" if ssl else "")
 
 
 def _host() -> str:
@@ -188,4 +189,4 @@ def _instance() -> str:
 def shown_database() -> str:
     """The database, as a person is told."""
     parts = urlsplit(database_url())
-    return f"{parts.path.lstrip('/')} at {parts.query.removeprefix('host=') or parts.netloc}"
+    return f"{parts.path.lstrip('/')} at {dict(parse_qsl(parts.query)).get('host', parts.netloc)}"

@@ -356,6 +356,16 @@ def test_on_cloud_run_the_socket_of_this_server_is_the_services_too(cloud, setti
         found["HOST"] = before
 
 
+def test_a_connection_that_must_be_encrypted_stays_so(cloud, settings, monkeypatch) -> None:
+    settings.CLOUD_SQL_INSTANCE = ""
+    found = settings.DATABASES["default"]
+    monkeypatch.setitem(found, "HOST", "db.example.com")
+    assert "@db.example.com" in specs.shown_database()
+    monkeypatch.setitem(found, "OPTIONS", {"sslmode": "verify-full"})
+    assert specs.database_url().endswith("?sslmode=verify-full")
+    assert "verify-full" not in specs.shown_database()
+
+
 # --- Costs ---------------------------------------------------------------------------------
 
 
