@@ -108,6 +108,13 @@ def test_no_version_was_promoted(serving: None) -> None:
     mended("model")
 
 
+def test_the_disk_is_nearly_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.doctor.here.LEAST_FREE_BYTES", 10**18)
+    assert "MB free" in fault("disk")["words"]
+    monkeypatch.undo()
+    mended("disk")
+
+
 def test_no_version_was_trained() -> None:
     assert "manage.py train" in fault("model")["advice"]
 
