@@ -132,20 +132,20 @@ class CloudServiceAdmin(RolloutPages):
 
     def promote_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """The button “Promote”."""
-        service = get_object_or_404(CloudService, pk=pk)
+        service, seen = get_object_or_404(CloudService, pk=pk), request.POST.get("seen", "")
 
         def do(by: str, reason: str) -> str:
-            row = live.canary_promote(service, by=by, reason=reason)
+            row = live.canary_promote(service, by=by, reason=reason, seen=seen)
             return f"v{row.version.version} has all of the traffic."
 
         return self.change(request, service, "promote_deployment", do)
 
     def rollback_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """The button “Roll back”."""
-        service = get_object_or_404(CloudService, pk=pk)
+        service, seen = get_object_or_404(CloudService, pk=pk), request.POST.get("seen", "")
 
         def do(by: str, reason: str) -> str:
-            row = live.service_roll_back(service, by=by, reason=reason)
+            row = live.service_roll_back(service, by=by, reason=reason, seen=seen)
             return f"v{row.version.version} ({row.tag}) has all of the traffic again."
 
         return self.change(request, service, "rollback_deployment", do)

@@ -33,11 +33,20 @@ from deployments.rollouts.traffic import in_words
 State = DeploymentState
 
 
-def canary_promote(service: CloudService, *, by: str, reason: str = "") -> Deployment:
-    """Give the canary all of the traffic. Raises RolloutRefused, CloudError."""
+def canary_promote(
+    service: CloudService, *, by: str, reason: str = "", seen: str = ""
+) -> Deployment:
+    """Give the canary all of the traffic.
+
+    Args:
+        seen: the key of the canary that somebody was shown; another one is refused.
+
+    Raises RolloutRefused, CloudError.
+    """
     canary = deployment_canary(service)
     if canary is None:
         raise RolloutRefused(f"{service.name} has no canary. Deploy one with --canary 10.")
+    _check_seen(canary, seen)
     with _moving(canary, by):
         traffic_set(specs.service_name(service), [Traffic(canary.revision, 100, canary.tag)])
         now, serving = timezone.now(), deployment_serving(service)
@@ -57,11 +66,17 @@ def canary_promote(service: CloudService, *, by: str, reason: str = "") -> Deplo
     return canary
 
 
-def service_roll_back(service: CloudService, *, by: str, reason: str = "") -> Deployment:
+def service_roll_back(
+    service: CloudService, *, by: str, reason: str = "", seen: str = ""
+) -> Deployment:
     """Give the traffic back to what had it before; that deployment.
 
     A canary loses its share; without one, what served before what serves takes its place, after it
     was looked at: its revision must be there and healthy.
+
+    Args:
+        seen: the key of the deployment that somebody was shown as the one to go back to; another
+            one is refused.
 
     Raises RolloutRefused, CloudError.
     """
@@ -71,6 +86,7 @@ def service_roll_back(service: CloudService, *, by: str, reason: str = "") -> De
     target = deployment_previous(service)
     if leaving is None or target is None:
         raise RolloutRefused(f"{service.name} has served nothing before that is still there.")
+    _check_seen(target, seen)
     with _moving(leaving, by):
         if leaving.state == State.SERVING:
             _check_target(target, leaving)
@@ -90,6 +106,16 @@ def service_roll_back(service: CloudService, *, by: str, reason: str = "") -> De
                 transitions.note(target.pk, note, by=by, now=timezone.now())
     target.refresh_from_db()
     return target
+
+
+def _check_seen(row: Deployment, seen: str) -> None:
+    """Raises RolloutRefused when a page was made before what serves was changed: sent twice, a
+    rollback would go two back."""
+    if seen and str(row.pk) != seen:
+        raise RolloutRefused(
+            f"What serves has changed since that page was made; nothing was done. Now it would be "
+            f"v{row.version.version} ({row.tag})."
+        )
 
 
 def _of_the_service(leaving: Deployment) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`manage.py deploy_ml_engine` and the verbs of `services` that change what serves."""
 
 import os
+import re
 from io import StringIO
 
 import pytest
@@ -134,6 +135,23 @@ class TestButtons:
         page = client.get(f"{address}/change/").content.decode()
         assert "Promote v1.1.0" not in page
         assert client.post(f"{address}/{verb}/").status_code == 403
+        canary.refresh_from_db()
+        assert canary.state == "canary"
+
+    @pytest.mark.parametrize("verb", ["promote", "rollback"])
+    def test_a_page_that_is_older_than_what_serves_moves_nothing(
+        self, canary, admin_client, google_run, verb
+    ):
+        address = f"/admin/deployments/cloudservice/{canary.service_id}"
+        page = admin_client.get(f"{address}/change/").content.decode()
+        seen = re.findall(r'name="seen" value="([^"]+)"', page)
+        first = Deployment.objects.get(state="serving")
+        assert seen == [str(canary.pk), str(first.pk)]
+        # What the one button names is not what the other moves to: it stands for an older page.
+        other = seen[verb == "promote"]
+        told = admin_client.post(f"{address}/{verb}/", {"seen": other}, follow=True)
+        assert "has changed since that page was made" in told.content.decode()
+        assert google_run.google.calls == []
         canary.refresh_from_db()
         assert canary.state == "canary"
 
