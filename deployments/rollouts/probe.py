@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from deployments import services
+from deployments.gcp.invokers import TOKEN_HEADER
 from deployments.models import ApiKey, Deployment
 from deployments.rollouts.errors import RolloutFailed
 
@@ -156,7 +157,7 @@ def _ask(
 ) -> Answer:
     import requests
 
-    shown = {"X-Serverless-Authorization": f"Bearer {token}"} if token else {}
+    shown = {TOKEN_HEADER: f"Bearer {token}"} if token else {}
     try:
         answer = requests.request(
             method,
