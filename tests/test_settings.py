@@ -14,12 +14,16 @@ from tests.servers import start_postgresql, temporary_folder
 ROOT = Path(__file__).resolve().parent.parent
 
 
+CACHE = {"NUMBA_CACHE_DIR": os.environ["NUMBA_CACHE_DIR"]}
+"""Whoever loads every application would else compile the kernels anew."""
+
+
 def start(**environment: str) -> subprocess.CompletedProcess[str]:
     """Load the settings in a fresh process with exactly these variables."""
     kept = {name: os.environ[name] for name in ("PATH", "SENTINELLE_HOME")}
     return subprocess.run(
         [sys.executable, "-c", "import django; django.setup()"],
-        env=kept | {"DJANGO_SETTINGS_MODULE": "sentinelle.settings", **environment},
+        env=kept | CACHE | {"DJANGO_SETTINGS_MODULE": "sentinelle.settings", **environment},
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -129,6 +133,7 @@ def test_the_check_before_a_deployment_refuses_sqlite_beside_a_bucket(
         [sys.executable, "manage.py", "check", "--deploy"],
         env={
             "PATH": os.environ["PATH"],
+            **CACHE,
             "SENTINELLE_HOME": "/nowhere",
             "SECRET_KEY": "k7-" + "".join(chr(97 + n % 26) for n in range(60)),
             "BUCKET_NAME": "my-bucket",
@@ -160,6 +165,7 @@ def test_a_password_beside_the_url_opens_postgresql_on_a_socket(tmp_path: Path) 
             [sys.executable, "-c", program],
             env={
                 "PATH": os.environ["PATH"],
+                **CACHE,
                 "SENTINELLE_HOME": str(tmp_path),
                 "DJANGO_SETTINGS_MODULE": "sentinelle.settings",
                 "SECRET_KEY": "k" * 50,

@@ -20,7 +20,7 @@ HEADER = ("trans_num", "trans_date_trans_time", "cc_num", "merchant", "category"
 START = datetime(2026, 1, 1, tzinfo=UTC)
 CATEGORIES = ("grocery_pos", "gas_transport", "shopping_net")
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.any_database]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def write_cards(path: Path, rows: int = 6_000, days: int = 60, seed: int = 3) -> None:

@@ -14,7 +14,7 @@ from tests.bundles import seed_registry
 from tests.training.launchers.support import Post
 from training.models import RunState, TrainingRun
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.any_database]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 CHURN = """
 name = "churn"

@@ -23,7 +23,7 @@ from training.launchers.vm import VmLauncher
 from training.models import Dataset, RunState
 from training.pipeline.spec import decode_options
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.any_database]
+pytestmark = pytest.mark.django_db(transaction=True)
 PLACES = {"local": "1.0.0", "cloud-run": "1.1.0", "vm": "1.2.0"}
 PROJECT = "test-project"
 

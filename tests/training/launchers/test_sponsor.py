@@ -25,7 +25,7 @@ from training.launchers.cloud_run import CloudRunLauncher
 from training.launchers.vm import VmLauncher
 from training.models import Dataset, RunState, TrainingRun
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.any_database]
+pytestmark = pytest.mark.django_db(transaction=True)
 ROOT = Path(__file__).resolve().parents[3]
 ROWS = 1_500
 PLACES = ("local", "cloud-run", "vm")

@@ -225,7 +225,8 @@ def test_its_containers_are_told_all_that_production_needs(
     }  # fmt: skip
     env |= {"SECRET_KEY": "k7-" + "".join(chr(97 + n % 26) for n in range(60)),
             "DB_PASSWORD": "x", "REDIS_URL": "redis://:x@10.20.30.4:6379/0"}  # fmt: skip
-    platform = {"K_SERVICE": "sentinelle", "PORT": "8080", "PATH": os.environ["PATH"]}
+    platform = {"K_SERVICE": "sentinelle", "PORT": "8080"}
+    platform |= {name: os.environ[name] for name in ("PATH", "NUMBA_CACHE_DIR")}
     result = subprocess.run(
         [sys.executable, "manage.py", "check", "--deploy", "--fail-level", "WARNING"],
         env={**env, **platform, "SENTINELLE_HOME": str(tmp_path)},

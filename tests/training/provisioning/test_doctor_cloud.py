@@ -16,7 +16,7 @@ from tests.google.run import RunApi
 from tests.google.server import GoogleServer
 from tests.google.setup import ProjectApi
 
-pytestmark = [pytest.mark.django_db, pytest.mark.any_database]
+pytestmark = pytest.mark.django_db
 BUCKET = "test-project-ml-data"
 JOB = run_jobs.JobName("test-project", "europe-west1", "sentinelle-training")
 
