@@ -5,8 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BUILDER ?= buildah
-# Many tests wait for a server or a child: six processes are worth it on two cores already.
-PARALLEL := -n 6 --dist loadfile --no-loadscope-reorder
+# Many tests wait for a server or a child: four processes are worth it on two cores already.
+PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder
 # The network may be slow, a compiler may be missing: only ready-made wheels are installed.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --only-binary=:all:
 export PORT DEMO_EXIT SENTINELLE_HOME

@@ -28,6 +28,7 @@ from sentinelle.serve import BASE_DIR, local_home, manage, stop
 ROWS = 200_000
 SEED = 7
 DATASET, VERSION = "demo", "1.0.0"
+HEALTHY_IN_A_ROW = 20
 BOLD, GREEN, RED, DIM, PLAIN = (
     ("\033[1m", "\033[32m", "\033[31m", "\033[2m", "\033[0m") if sys.stdout.isatty() else [""] * 5
 )
@@ -69,7 +70,8 @@ def server() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def wait_for_health(url: str, process: subprocess.Popen[bytes], *, healthy: bool) -> None:
-    """Wait until the web server answers; with `healthy`, until it can decide."""
+    """Wait until the web server answers; with `healthy`, until each of its processes can decide."""
+    in_a_row = 0
     for _ in range(600):
         if process.poll() is not None:
             sys.exit(process.returncode or 1)
@@ -77,7 +79,11 @@ def wait_for_health(url: str, process: subprocess.Popen[bytes], *, healthy: bool
             status = requests.get(f"{url}/health", timeout=2).status_code
         except requests.RequestException:
             status = None
-        if status == 200 or (status and not healthy):
+        if status and not healthy:
+            return
+        # Any of the processes may have answered, and each follows a promotion within two seconds.
+        in_a_row = in_a_row + 1 if status == 200 else 0
+        if in_a_row == HEALTHY_IN_A_ROW:
             return
         time.sleep(0.1)
     stop(f"{url}/health did not become {'healthy' if healthy else 'reachable'} within 60 s.")
